@@ -1,0 +1,54 @@
+# Two commands set up everything: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DEMO ?= $(CURDIR)/.demo
+PORT ?= 7860
+
+.PHONY: demo test serve check bench test-slow clean
+
+demo: $(VENV)/.ready
+	@$(BIN)/winnow demo --home "$(HOME_DEMO)" --port $(PORT)
+
+serve: $(VENV)/.ready
+	@$(BIN)/winnow serve
+
+test: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.ready-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.ready-dev
+	@$(BIN)/winnow bench import --json
+	@$(BIN)/winnow bench review --json
+
+clean:
+	rm -rf $(VENV) .demo
+
+# onedl-mmcv asks for opencv-python, which needs a graphics library that bare containers lack; the headless build of the
+# same version takes its place.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "Installing Winnow into $(VENV): about 5 GB, a few minutes ..."
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Winnow needs Python 3.11 to 3.13; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade "pip>=25"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@$(BIN)/pip uninstall --quiet --yes opencv-python
+	@$(BIN)/pip install --quiet --constraint constraints.txt --force-reinstall --no-deps opencv-python-headless
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "Installing what the tests need ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@command -v chromium >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+	  echo "Chromium is not installed: the browser tests will be skipped."
+	@touch $@

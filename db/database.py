@@ -1,0 +1,112 @@
+"""Connections: SQLite in WAL with synchronous FULL, one writer at a time in this process, readers beside it.
+
+Why each choice: every write transaction begins IMMEDIATE because a deferred one that read first fails at once with
+"database is locked" when another commits; FULL because an acknowledged decision must survive a power cut; WAL only
+on libraries without the WAL-reset bug (SQLite before 3.51.3, except 3.50.7), else a rollback journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, exc
+
+from db.errors import WinnowError
+
+try:  # the wheel carries a current SQLite; the interpreter's own may be years old
+    import pysqlite3.dbapi2 as sqlite
+except ImportError:
+    import sqlite3 as sqlite
+
+logger = logging.getLogger(__name__)
+
+PRAGMAS = {
+    "synchronous": "FULL",
+    "foreign_keys": "ON",
+    "busy_timeout": "10000",
+    "trusted_schema": "OFF",
+    "temp_store": "MEMORY",
+    "journal_size_limit": str(64 * 2**20),
+    "cache_size": "-16000",
+}
+WAL_SAFE_FROM = (3, 51, 3)
+WAL_SAFE_BACKPORT = (3, 50, 7)
+
+
+def journal_mode(version: tuple[int, ...]) -> str:
+    """WAL where the library is free of the WAL-reset bug, else TRUNCATE (slower, as safe)."""
+    return "WAL" if version >= WAL_SAFE_FROM or version == WAL_SAFE_BACKPORT else "TRUNCATE"
+
+
+def sqlite_module() -> ModuleType:
+    """The one SQLite driver that every process of Winnow uses: two libraries on one live file can corrupt it."""
+    return sqlite
+
+
+class Database:
+    """Read and write transactions on one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._mode = journal_mode(tuple(sqlite.sqlite_version_info))
+        if self._mode != "WAL":
+            logger.warning("SQLite %s has the WAL-reset bug: using a rollback journal", sqlite.sqlite_version)
+        self._writer = self._engine(begin="BEGIN IMMEDIATE", read_only=False)
+        self._reader = self._engine(begin="BEGIN", read_only=True)
+
+    def _engine(self, *, begin: str, read_only: bool) -> Any:
+        engine = create_engine(f"sqlite:///{self.path}", module=sqlite)
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None
+            connection.execute(f"PRAGMA journal_mode={self._mode}")
+            for name, value in PRAGMAS.items():
+                connection.execute(f"PRAGMA {name}={value}")
+            if read_only:
+                connection.execute("PRAGMA query_only=ON")
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view for the length of the block. Never hold it across a network write or a generator."""
+        with self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """The one write transaction of this process; commits at the end of the block or changes nothing.
+
+        Raises WinnowError when the disk is full or another process keeps the file locked for ten seconds.
+        """
+        with self._lock:
+            try:
+                with self._writer.begin() as connection:
+                    yield connection
+            except exc.OperationalError as error:
+                raise _for_people(error) or error from error
+
+    def close(self) -> None:
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def _for_people(error: exc.OperationalError) -> WinnowError | None:
+    text = str(error.orig)
+    if "full" in text or "disk I/O" in text:
+        return WinnowError("The disk is full: nothing was saved. Free some space and try again.")
+    if "locked" in text:
+        return WinnowError("The database stayed locked for 10 s by another process: nothing was saved. Try again.")
+    return None

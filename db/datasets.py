@@ -1,0 +1,340 @@
+"""Data sets in the store: imported in one transaction, browsed by keyset, streamed out again in file order."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from db import schema
+from db.batches import batched
+from db.blobs import Blobs
+from db.codec import pack, source_id_in, source_id_out, unpack
+from db.database import Database
+from db.document import Document
+from db.errors import BadDataset, NotFound, WinnowError
+from db.records import Box, Category, Dataset, Fault, Image, Phrase
+
+Progress = Callable[[int, int], None]
+CHUNK = 2000
+BULK = 20_000  # rows handed to the driver at once
+
+
+class Datasets:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._db, self._blobs = database, blobs
+
+    # Import
+
+    def import_document(
+        self, document: Document, name: str, *, skip_bad: bool = False, progress: Progress | None = None
+    ) -> Dataset:
+        """Store a document under a new name, all of it or nothing. Ids become `largest id in use + 1 + ordinal`.
+
+        Raises BadDataset with every fault, unless `skip_bad`, which imports the good items and puts the faults on the
+        quarantine list; WinnowError when the name is taken.
+        """
+        if document.faults and not skip_bad:
+            raise BadDataset(document.faults)
+        if not name.strip() or any(dataset.name == name for dataset in self.list()):
+            raise WinnowError(f"A data set named {name!r} exists already, or the name is empty. Choose another name.")
+        digests = self._put_files(document, progress)
+        with _without_gc(), self._db.write() as connection:
+            dataset_id = _next_id(connection, schema.dataset)
+            counts = _insert(connection, document, dataset_id, digests)
+            row = {"id": dataset_id, "name": name, "format": document.format, "created_at": time.time()}
+            _many(connection, schema.quarantine, _quarantine_rows(connection, document.faults, dataset_id))
+            connection.execute(schema.dataset.update().where(schema.dataset.c.id == dataset_id).values(**row, **counts))
+        return self.get(dataset_id)
+
+    def _put_files(self, document: Document, progress: Progress | None) -> dict[int, str]:
+        """Digest by image ordinal. Blobs left by an import that fails afterwards are harmless."""
+        images = list(document.images())
+        digests: dict[int, str] = {}
+        for number, image in enumerate(images, 1):
+            path = document.file_of(image)
+            if path is not None:
+                digests[image.id] = self._blobs.put(path.read_bytes())
+            if progress is not None:
+                progress(number, len(images))
+        return digests
+
+    def delete(self, dataset_id: int) -> None:
+        """Remove a data set with its candidates and verdicts. Blobs stay, since others may share them."""
+        self.get(dataset_id)
+        with self._db.write() as connection:
+            connection.execute(schema.dataset.delete().where(schema.dataset.c.id == dataset_id))
+
+    # Browse
+
+    def list(self) -> list[Dataset]:
+        with self._db.read() as connection:
+            return [_dataset(row) for row in connection.execute(select(schema.dataset).order_by(schema.dataset.c.id))]
+
+    def get(self, name_or_id: str | int) -> Dataset:
+        column = schema.dataset.c.id if isinstance(name_or_id, int) else schema.dataset.c.name
+        with self._db.read() as connection:
+            row = connection.execute(select(schema.dataset).where(column == name_or_id)).one_or_none()
+        if row is None:
+            raise NotFound("data set", name_or_id, [dataset.name for dataset in self.list()])
+        return _dataset(row)
+
+    def faults(self, dataset_id: int) -> list[Fault]:
+        """The quarantine list: what was left out when the data set was imported."""
+        table = schema.quarantine.c
+        query = select(table.file, table.item, table.seen, table.expected).where(table.dataset_id == dataset_id)
+        with self._db.read() as connection:
+            return [Fault(**row._mapping) for row in connection.execute(query.order_by(table.id))]
+
+    def categories(self, dataset_id: int) -> list[Category]:
+        table = schema.category
+        with self._db.read() as connection:
+            rows = connection.execute(select(table).where(table.c.dataset_id == dataset_id).order_by(table.c.id))
+            return [_category(row) for row in rows]
+
+    def splits(self, dataset_id: int) -> dict[str, int]:
+        """Images by split, in the order in which the splits appear."""
+        c = schema.image.c
+        query = select(c.split, func.count()).where(c.dataset_id == dataset_id).group_by(c.split).order_by(func.min(c.id))
+        with self._db.read() as connection:
+            return {split: count for split, count in connection.execute(query)}
+
+    def class_histogram(self, dataset_id: int, split: str | None = None) -> list[tuple[Category, int, int]]:
+        """(category, boxes, images) for every category, most boxes first."""
+        box, image = schema.box.c, schema.image.c
+        query = select(box.category_id, func.count(), func.count(box.image_id.distinct()))
+        query = query.join_from(schema.image, schema.box, box.image_id == image.id).where(image.dataset_id == dataset_id)
+        if split is not None:
+            query = query.where(image.split == split)
+        with self._db.read() as connection:
+            found = {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(box.category_id))}
+        counted = [(category, *found.get(category.id, (0, 0))) for category in self.categories(dataset_id)]
+        return sorted(counted, key=lambda entry: -entry[1])
+
+    def images(
+        self, dataset_id: int, *, split: str | None = None, category_id: int | None = None, after: int = 0, limit: int = 50
+    ) -> list[Image]:
+        """The next images by id; of a split, or with at least one box of a category."""
+        c = schema.image.c
+        query = select(schema.image).where(c.dataset_id == dataset_id, c.id > after).order_by(c.id).limit(limit)
+        if split is not None:
+            query = query.where(c.split == split)
+        if category_id is not None:
+            box = schema.box.c
+            query = query.where(select(box.id).where(box.image_id == c.id, box.category_id == category_id).exists())
+        with self._db.read() as connection:
+            return [_image(row) for row in connection.execute(query)]
+
+    def image(self, image_id: int) -> Image:
+        return _image(self._one(schema.image, "image", image_id))
+
+    def box(self, box_id: int) -> Box:
+        return _box(self._one(schema.box, "box", box_id))
+
+    def phrase(self, phrase_id: int) -> Phrase:
+        row = self._one(schema.phrase, "phrase", phrase_id)
+        return next(phrase for phrase in self.phrases_of([row.image_id])[row.image_id] if phrase.id == phrase_id)
+
+    def boxes_of(self, image_ids: Sequence[int]) -> dict[int, list[Box]]:
+        """Boxes by image id, in file order; an image without boxes has an empty list."""
+        c = schema.box.c
+        found: dict[int, list[Box]] = {image_id: [] for image_id in image_ids}
+        with self._db.read() as connection:
+            for row in connection.execute(select(schema.box).where(c.image_id.in_(image_ids)).order_by(c.id)):
+                found[row.image_id].append(_box(row))
+        return found
+
+    def phrases_of(self, image_ids: Sequence[int]) -> dict[int, list[Phrase]]:
+        """Captions and phrases by image id, in file order; an image without any has an empty list."""
+        c, link = schema.phrase.c, schema.phrase_box.c
+        found: dict[int, list[Phrase]] = {image_id: [] for image_id in image_ids}
+        with self._db.read() as connection:
+            rows = connection.execute(select(schema.phrase).where(c.image_id.in_(image_ids)).order_by(c.id)).all()
+            links = select(link.phrase_id, link.box_id).join(schema.phrase, c.id == link.phrase_id)
+            boxes: dict[int, list[int]] = {}
+            for phrase_id, box_id in connection.execute(links.where(c.image_id.in_(image_ids)).order_by(link.box_id)):
+                boxes.setdefault(phrase_id, []).append(box_id)
+        for row in rows:
+            found[row.image_id].append(_phrase(row, tuple(boxes.get(row.id, ()))))
+        return found
+
+    def _one(self, table: Any, what: str, row_id: int) -> Row[Any]:
+        with self._db.read() as connection:
+            row = connection.execute(select(table).where(table.c.id == row_id)).one_or_none()
+        if row is None:
+            raise NotFound(what, row_id)
+        return row
+
+    # Export
+
+    def document(self, dataset_id: int) -> Document:
+        """The data set as something a format can write, read in chunks: memory does not grow with its size."""
+        dataset = self.get(dataset_id)
+        return Document(
+            format=dataset.format,
+            categories=self.categories(dataset_id),
+            info=dataset.info,
+            images=lambda: self._all_images(dataset_id),
+            boxes=lambda: self._all_boxes(dataset_id),
+            phrases=lambda: (phrase for ids in self._image_ids(dataset_id) for phrase in _flat(self.phrases_of(ids))),
+            file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
+        )
+
+    def _all_images(self, dataset_id: int) -> Iterator[Image]:
+        after = 0
+        while page := self.images(dataset_id, after=after, limit=CHUNK):
+            yield from page
+            after = page[-1].id
+
+    def _image_ids(self, dataset_id: int) -> Iterator[list[int]]:
+        for images in batched(self._all_images(dataset_id), 500):
+            yield [image.id for image in images]
+
+    def _all_boxes(self, dataset_id: int) -> Iterator[Box]:
+        """In file order, which is the order of ids; the ids of a data set lie between those of its first and last box."""
+        c, image = schema.box.c, schema.image.c
+        own = select(func.min(c.id), func.max(c.id)).join(schema.image, image.id == c.image_id).where(image.dataset_id == dataset_id)
+        with self._db.read() as connection:
+            first, last = connection.execute(own).one()
+        after = (first or 0) - 1
+        while first is not None and after < last:
+            query = select(schema.box).join(schema.image, image.id == c.image_id).order_by(c.id).limit(CHUNK)
+            with self._db.read() as connection:
+                rows = connection.execute(query.where(c.id > after, c.id <= last, image.dataset_id == dataset_id)).all()
+            yield from map(_box, rows)
+            after = rows[-1].id
+
+
+def _flat(groups: dict[int, list[Phrase]]) -> Iterator[Phrase]:
+    for phrases in groups.values():
+        yield from phrases
+
+
+# Bulk insertion: plain tuples through the driver
+
+
+def _insert(connection: Connection, document: Document, dataset_id: int, digests: dict[int, str]) -> dict[str, Any]:
+    placeholder = {"id": dataset_id, "name": f"importing {dataset_id}", "format": "", "created_at": 0.0, "images": 0, "boxes": 0, "phrases": 0}
+    connection.execute(schema.dataset.insert().values(placeholder))
+    first = {table.name: _next_id(connection, table) for table in (schema.image, schema.category, schema.box, schema.phrase)}
+    _many(connection, schema.category, (_category_row(item, first["category"], dataset_id) for item in document.categories))
+    images = _many(connection, schema.image, (_image_row(item, first["image"], dataset_id, digests) for item in document.images()))
+    with _indexes_later(connection, schema.box):
+        boxes = _many(connection, schema.box, _box_rows(document.boxes(), first))
+    phrases = _many(connection, schema.phrase, (_phrase_row(item, first) for item in document.phrases()))
+    links = ((p.id + first["phrase"], b + first["box"]) for p in document.phrases() for b in p.box_ids)
+    _many(connection, schema.phrase_box, links)
+    return {"images": images, "boxes": boxes, "phrases": phrases, "info": pack(document.info)}
+
+
+def _many(connection: Connection, table: Any, rows: Iterable[tuple[Any, ...]]) -> int:
+    """Insert tuples in the order of the table's columns. Returns how many."""
+    columns = ", ".join(column.name for column in table.columns)
+    marks = ", ".join("?" * len(table.columns))
+    count = 0
+    for part in batched(rows, BULK):
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", part)
+        count += len(part)
+    return count
+
+
+@contextmanager
+def _indexes_later(connection: Connection, table: Any) -> Iterator[None]:
+    """For the first bulk into an empty table: build the indexes once, afterwards. Part of the same transaction."""
+    empty = connection.execute(select(table.c.id).limit(1)).first() is None
+    for index in table.indexes if empty else ():
+        index.drop(connection)
+    yield
+    for index in table.indexes if empty else ():
+        index.create(connection)
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Millions of small objects make the garbage collector run for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _next_id(connection: Connection, table: Any) -> int:
+    return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
+
+
+def _category_row(item: Category, first: int, dataset_id: int) -> tuple[Any, ...]:
+    return (item.id + first, dataset_id, source_id_out(item.source_id), item.name, item.frequency, pack(item.extra))
+
+
+def _image_row(item: Image, first: int, dataset_id: int, digests: dict[int, str]) -> tuple[Any, ...]:
+    size = (item.width, item.height)
+    return (item.id + first, dataset_id, item.split, source_id_out(item.source_id), item.file_name, *size, digests.get(item.id), pack(item.extra))
+
+
+def _box_rows(boxes: Iterable[Box], first: dict[str, int]) -> Iterator[tuple[Any, ...]]:
+    box0, image0, category0 = first["box"], first["image"], first["category"]
+    for b in boxes:
+        x1, y1, x2, y2 = b.xyxy
+        w, h = b.wh or (None, None)
+        category = None if b.category_id is None else b.category_id + category0
+        source = str(b.source_id) if type(b.source_id) is int else source_id_out(b.source_id)
+        extra = pack(b.extra) if b.extra else None
+        yield (b.id + box0, b.image_id + image0, category, source, x1, y1, x2, y2, w, h, b.area, b.crowd, b.segmentation, extra)
+
+
+def _phrase_row(item: Phrase, first: dict[str, int]) -> tuple[Any, ...]:
+    parent = None if item.parent_id is None else item.parent_id + first["phrase"]
+    return (item.id + first["phrase"], item.image_id + first["image"], parent, item.text, item.holds, pack(item.spans), pack(item.extra))
+
+
+def _quarantine_rows(connection: Connection, faults: Sequence[Fault], dataset_id: int) -> Iterator[tuple[Any, ...]]:
+    first = _next_id(connection, schema.quarantine)
+    for number, fault in enumerate(faults, first):
+        yield (number, dataset_id, fault.file, fault.item, fault.seen, fault.expected)
+
+
+# Rows to records
+
+
+def _dataset(row: Row[Any]) -> Dataset:
+    values = dict(row._mapping)
+    return Dataset(**{**values, "info": unpack(values["info"], {})})
+
+
+def _category(row: Row[Any]) -> Category:
+    values = dict(row._mapping)
+    return Category(**{**values, "source_id": source_id_in(row.source_id), "extra": unpack(row.extra, {})})
+
+
+def _image(row: Row[Any]) -> Image:
+    values = dict(row._mapping)
+    return Image(**{**values, "source_id": source_id_in(row.source_id), "extra": unpack(row.extra, {})})
+
+
+def _box(row: Row[Any]) -> Box:
+    return Box(
+        id=row.id,
+        image_id=row.image_id,
+        category_id=row.category_id,
+        source_id=source_id_in(row.source_id),
+        xyxy=(row.x1, row.y1, row.x2, row.y2),
+        wh=None if row.w is None else (row.w, row.h),
+        area=row.area,
+        crowd=row.crowd,
+        segmentation=row.segmentation,
+        extra=unpack(row.extra, {}),
+    )
+
+
+def _phrase(row: Row[Any], box_ids: tuple[int, ...]) -> Phrase:
+    spans = tuple((start, end) for start, end in unpack(row.spans, []))
+    extra = unpack(row.extra, {})
+    common = {"id": row.id, "image_id": row.image_id, "parent_id": row.parent_id, "text": row.text, "holds": row.holds}
+    return Phrase(**common, spans=spans, box_ids=box_ids, extra=extra)

@@ -1,0 +1,168 @@
+"""The queue of candidates as SQL: keyset pages in any order, and what the policies say.
+
+A page never skips rows by OFFSET: the cursor holds the keys of the last row seen, so page one thousand costs what
+page one costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, literal, or_, select, true, tuple_
+
+from db import schema
+from db.errors import WinnowError
+from db.records import Kind, Policy, Record, Rule
+
+c = schema.candidate.c
+s = schema.score.c
+Policies = Mapping[int, Policy]  # run id -> the policy its candidates are judged by
+Page = tuple[list[Row[Any]], list[Any] | None]
+
+ORDERS = {
+    "oldest": "in the order they were made",
+    "random": "in a fixed random order: what you see is a fair sample",
+    "class": "one class after the other",
+    "score:FILTER": "lowest score of a filter first",
+    "-score:FILTER": "highest score of a filter first",
+    "uncertain:FILTER:THRESHOLD": "nearest to the threshold first: where a look changes most",
+}
+
+
+class Queue(Record, frozen=True, kw_only=True):
+    """Which candidates, in which order (see `ORDERS`). `human` is a decision, "undecided" or "any". Candidates without
+    the key of the order (no score, no class) come last."""
+
+    dataset_id: int | None = None
+    run_id: int | None = None
+    kind: Kind | None = None
+    category_id: int | None = None
+    human: str = "undecided"
+    order: str = "oldest"
+
+
+def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
+    """The conditions of the queue; without the one on the human decision when `human` is False."""
+    wanted: list[ColumnElement[bool]] = [true()]
+    for column, value in ((c.dataset_id, queue.dataset_id), (c.run_id, queue.run_id), (c.category_id, queue.category_id)):
+        if value is not None:
+            wanted.append(column == value)
+    if queue.kind is not None:
+        wanted.append(c.kind == str(queue.kind))
+    if human and queue.human != "any":
+        wanted.append(c.human.is_(None) if queue.human == "undecided" else c.human == queue.human)
+    return wanted
+
+
+def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int) -> Page:
+    """Up to `limit` candidate rows after `cursor`, and the next cursor, None at the end.
+
+    Raises WinnowError for an unknown order.
+    """
+    order, _, argument = queue.order.partition(":")
+    base = select(schema.candidate).where(*matching(queue))
+    if order == "oldest":
+        return _keyed(connection, base, (c.id,), cursor, limit)
+    if order == "random":
+        return _keyed(connection, base, (c.shuffle, c.id), cursor, limit)
+    if order == "class":
+        keyed = base.where(c.category_id.is_not(None))
+        return _keyed_then_rest(connection, keyed, (c.category_id, c.id), base.where(c.category_id.is_(None)), cursor, limit)
+    name, _, threshold = argument.partition(":")
+    scored = base.add_columns(s.value).join(schema.score, s.candidate_id == c.id).where(s.filter == name, s.value.is_not(None))
+    has_score = exists().where(s.candidate_id == c.id, s.filter == name, s.value.is_not(None))
+    rest = base.add_columns(literal(None).label("value")).where(~has_score)
+    if order == "score":
+        return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit)
+    if order == "-score":
+        return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit, descending=True)
+    if order == "uncertain" and threshold:
+        return _nearest(connection, scored, rest, float(threshold), cursor, limit)
+    raise WinnowError(f"Unknown order {queue.order!r}; known: {', '.join(ORDERS)}.")
+
+
+Keys = tuple[ColumnElement[Any], ...]
+
+
+def _keyed(connection: Connection, query: Select[Any], keys: Keys, cursor: Sequence[Any], limit: int, *, descending: bool = False) -> Page:
+    key, bound = tuple_(*keys), tuple_(*(literal(value) for value in cursor))
+    if cursor:
+        query = query.where(key < bound if descending else key > bound)
+    ordered = query.order_by(*(k.desc() for k in keys) if descending else keys).limit(limit)
+    rows = list(connection.execute(ordered))
+    full = len(rows) == limit
+    return rows, [_value(rows[-1], k) for k in keys] if full else None
+
+
+def _value(row: Row[Any], key: Any) -> Any:
+    return row.id if key.name == "candidate_id" else getattr(row, key.name)
+
+
+def _keyed_then_rest(
+    connection: Connection, keyed: Select[Any], keys: Keys, rest: Select[Any], cursor: Sequence[Any], limit: int, *, descending: bool = False
+) -> Page:
+    """First the rows that have the key, then the others by id. A cursor into the others is ["rest", id]."""
+    rows: list[Row[Any]] = []
+    if not cursor or cursor[0] != "rest":
+        rows, following = _keyed(connection, keyed, keys, cursor, limit, descending=descending)
+        if following is not None:
+            return rows, following
+        cursor = ("rest", 0)
+    others, following = _keyed(connection, rest, (c.id,), cursor[1:], limit - len(rows))
+    return rows + others, None if following is None else ["rest", *following]
+
+
+def _nearest(connection: Connection, scored: Select[Any], rest: Select[Any], threshold: float, cursor: Sequence[Any], limit: int) -> Page:
+    """Merges the scores above the threshold, ascending, with those below, descending. Cursor: [above, id, below, id]."""
+    if cursor and cursor[0] == "rest":
+        return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit)
+    edge = list(cursor) or [threshold, 0, threshold, 0]
+    above, _ = _keyed(connection, scored, (s.value, s.candidate_id), edge[:2], limit)
+    below, _ = _keyed(connection, scored, (s.value, s.candidate_id), edge[2:], limit, descending=True)
+    rows = sorted((*above, *below), key=lambda row: abs(row.value - threshold))[:limit]
+    taken = set(row.id for row in rows)
+    for side, position in ((above, 0), (below, 2)):
+        last = next((row for row in reversed(side) if row.id in taken), None)
+        if last is not None:
+            edge[position : position + 2] = [last.value, last.id]
+    if len(rows) == limit:
+        return rows, edge
+    others, following = _keyed(connection, rest, (c.id,), (0,), limit - len(rows))
+    return rows + others, None if following is None else ["rest", *following]
+
+
+def automatic(policies: Policies) -> ColumnElement[str]:
+    """What the policies say: accept, reject or pending."""
+    runs: dict[int, list[int]] = {}
+    for run_id, policy in policies.items():
+        runs.setdefault(policy.id, []).append(run_id)
+    by_id = {policy.id: policy for policy in policies.values()}
+    branches = [(c.run_id.in_(ids), _says(by_id[policy_id])) for policy_id, ids in runs.items()]
+    return case(*branches, else_="pending") if branches else literal("pending")
+
+
+def effective(policies: Policies) -> ColumnElement[str]:
+    """The human verdict where there is one (an edit is an accept), else what the policies say."""
+    return case((c.human.in_(("accept", "edit")), "accept"), (c.human == "reject", "reject"), else_=automatic(policies))
+
+
+def _says(policy: Policy) -> ColumnElement[str]:
+    """SQL's three-valued logic does the work: an unknown score makes its rule unknown, so `and` is true only when all
+    rules pass and false as soon as one fails."""
+    branches = []
+    for kind in Kind:
+        rules = [rule for rule in policy.rules if rule.speaks_of(kind)]
+        if not rules:
+            continue
+        passes = [_passes(rule) for rule in rules]
+        branches.append((and_(c.kind == str(kind), or_(*(~p for p in passes))), "reject"))
+        branches.append((and_(c.kind == str(kind), *passes), "accept"))
+    return case(*branches, else_="pending") if branches else literal("pending")
+
+
+def _passes(rule: Rule) -> ColumnElement[bool]:
+    value = select(s.value).where(s.candidate_id == c.id, s.filter == rule.filter).scalar_subquery()
+    bounds = [value >= rule.at_least] if rule.at_least is not None else []
+    bounds += [value <= rule.at_most] if rule.at_most is not None else []
+    return and_(true(), *bounds) if bounds else true()

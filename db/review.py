@@ -1,0 +1,259 @@
+"""Candidates, scores, verdicts, policies, and the queue in which people meet them.
+
+Verdicts are only ever added. `candidate.human` is a projection of them, rewritten in the same transaction. What a
+policy says is computed from the scores whenever it is asked for: moving a threshold is a query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from db import schema
+from db.codec import pack, unpack
+from db.database import Database
+from db.errors import NotFound, WinnowError
+from db.ledger import check_fence
+from db.queries import Policies, Queue, automatic, effective, matching, page
+from db.records import Candidate, Decision, Kind, NewCandidate, NewVerdict, Policy, Record, Rule, Score, Shard, Verdict
+
+c = schema.candidate.c
+COLUMNS = set(c.keys())
+
+
+class Saved(Record, frozen=True, kw_only=True):
+    """What became of a delivered verdict: saved, repeated (already there) or refused, with the reason."""
+
+    op_id: str
+    status: str
+    message: str = ""
+
+
+class Review:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # Candidates and scores
+
+    def add_candidates(self, shard: Shard, candidates: Sequence[NewCandidate], dataset_id: int) -> int:
+        """Store what a worker made; one already there (same run, target, variant) is left as it is.
+
+        Returns how many were new. Raises LostLease when the shard belongs to another worker by now.
+        """
+        rows = [_candidate_row(item, shard.run_id, dataset_id) for item in candidates]
+        with self._db.write() as connection:
+            check_fence(connection, shard)
+            statement = insert(schema.candidate).on_conflict_do_nothing()
+            return sum(connection.execute(statement, row).rowcount for row in rows)
+
+    def add_scores(self, shard: Shard, scores: Sequence[Score]) -> None:
+        """Store raw filter values; a new value of the same filter replaces the old one."""
+        rows = [{"candidate_id": s.candidate_id, "filter": s.filter, "value": s.value, "reason": s.reason} for s in scores]
+        if not rows:
+            return
+        statement = insert(schema.score)
+        replace = statement.on_conflict_do_update(
+            index_elements=["candidate_id", "filter"],
+            set_={"value": statement.excluded.value, "reason": statement.excluded.reason},
+        )
+        with self._db.write() as connection:
+            check_fence(connection, shard)
+            connection.execute(replace, rows)
+
+    def candidate(self, candidate_id: int) -> Candidate:
+        with self._db.read() as connection:
+            row = connection.execute(select(schema.candidate).where(c.id == candidate_id)).one_or_none()
+        if row is None:
+            raise NotFound("candidate", candidate_id)
+        return _candidate(row)
+
+    def candidates(self, ids: Sequence[int]) -> list[Candidate]:
+        """In the order of `ids`; those that are gone are left out."""
+        with self._db.read() as connection:
+            rows = connection.execute(select(schema.candidate).where(c.id.in_(ids)))
+            found = {row.id: _candidate(row) for row in rows}
+        return [found[i] for i in ids if i in found]
+
+    def candidate_ids(self, run_id: int) -> list[int]:
+        with self._db.read() as connection:
+            return list(connection.execute(select(c.id).where(c.run_id == run_id).order_by(c.id)).scalars())
+
+    def scores_of(self, ids: Sequence[int]) -> dict[int, list[Score]]:
+        """Scores by candidate id; an id without scores has an empty list."""
+        table = schema.score
+        found: dict[int, list[Score]] = {i: [] for i in ids}
+        with self._db.read() as connection:
+            for row in connection.execute(select(table).where(table.c.candidate_id.in_(ids))):
+                found[row.candidate_id].append(Score(**row._mapping))
+        return found
+
+    # The queue
+
+    def page(self, queue: Queue, *, cursor: Sequence[Any] = (), limit: int = 32) -> tuple[list[Candidate], list[Any] | None]:
+        """The next candidates and the cursor of the page after them (None at the end). Never uses OFFSET."""
+        with self._db.read() as connection:
+            rows, following = page(connection, queue, cursor, limit)
+        return [_candidate(row) for row in rows], following
+
+    def counts(self, queue: Queue, policies: Policies) -> dict[str, dict[str, int]]:
+        """`{"human": {decision or "undecided": n}, "automatic": {accept, reject, pending: n}, "effective": ...}` over
+        all candidates the queue speaks of, whatever has been decided about them."""
+        human = func.coalesce(c.human, "undecided").label("human")
+        states = (human, automatic(policies).label("automatic"), effective(policies).label("effective"))
+        query = select(*states, func.count()).where(*matching(queue, human=False)).group_by(*states)
+        tally: dict[str, dict[str, int]] = {"human": {}, "automatic": {}, "effective": {}}
+        with self._db.read() as connection:
+            for *values, n in connection.execute(query):
+                for name, state in zip(tally, values, strict=True):
+                    tally[name][state] = tally[name].get(state, 0) + n
+        return tally
+
+    def accepted(self, dataset_id: int, policies: Policies) -> Iterator[Candidate]:
+        """Candidates whose effective state is accept, ascending id: the human verdict if there is one, else the policy."""
+        last = 0
+        while True:
+            query = select(schema.candidate).where(c.dataset_id == dataset_id, c.id > last, effective(policies) == "accept").order_by(c.id).limit(1000)
+            with self._db.read() as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                return
+            yield from map(_candidate, rows)
+            last = rows[-1].id
+
+    # Verdicts
+
+    def decide(self, verdicts: Sequence[NewVerdict]) -> list[Saved]:
+        """Append verdicts, all in one transaction. A repeated `op_id` changes nothing, so delivery may be retried."""
+        with self._db.write() as connection:
+            return [_append(connection, verdict) for verdict in verdicts]
+
+    def verdicts(self, candidate_id: int | None = None, *, reviewer: str | None = None, limit: int = 50) -> list[Verdict]:
+        """The log, newest first."""
+        table = schema.verdict
+        query = select(table).order_by(table.c.id.desc()).limit(limit)
+        if candidate_id is not None:
+            query = query.where(table.c.candidate_id == candidate_id)
+        if reviewer is not None:
+            query = query.where(table.c.reviewer == reviewer)
+        with self._db.read() as connection:
+            return [_verdict(row) for row in connection.execute(query)]
+
+    def standing(self, candidate_id: int) -> Verdict | None:
+        """The verdict that counts: the latest one nobody took back."""
+        with self._db.read() as connection:
+            return _standing(connection, candidate_id)
+
+    # Policies
+
+    def save_policy(self, name: str, rules: Sequence[Rule]) -> Policy:
+        """A new version of the named policy, or the newest one when its rules are the same."""
+        table = schema.policy
+        with self._db.write() as connection:
+            newest = connection.execute(select(table).where(table.c.name == name).order_by(table.c.version.desc())).first()
+            if newest is not None and _policy(newest).rules == tuple(rules):
+                return _policy(newest)
+            version = 1 if newest is None else newest.version + 1
+            values = {"name": name, "version": version, "rules": pack(list(rules)) or b"[]", "created_at": time.time()}
+            row_id = connection.execute(table.insert().values(values)).inserted_primary_key
+        return Policy(id=row_id[0], name=name, version=version, rules=tuple(rules), created_at=values["created_at"])
+
+    def policy(self, policy_id: int) -> Policy:
+        with self._db.read() as connection:
+            row = connection.execute(select(schema.policy).where(schema.policy.c.id == policy_id)).one_or_none()
+        if row is None:
+            raise NotFound("policy", policy_id)
+        return _policy(row)
+
+    def policies(self, dataset_id: int) -> dict[int, Policy]:
+        """Run id -> policy, for every run of the data set that was given one."""
+        table = schema.run.c
+        with self._db.read() as connection:
+            rows = connection.execute(select(table.id, table.options).where(table.dataset_id == dataset_id)).all()
+            ids = {row.id: unpack(row.options, {}).get("policy_id") for row in rows}
+            known = {row.id: _policy(row) for row in connection.execute(select(schema.policy))}
+        return {run: known[policy] for run, policy in ids.items() if policy in known}
+
+
+# Rows to records and back
+
+
+def _candidate_row(item: NewCandidate, run_id: int, dataset_id: int) -> dict[str, Any]:
+    rank = hashlib.blake2b(f"{run_id}/{item.target}/{item.variant}".encode(), digest_size=6).digest()
+    box = dict(zip(("x1", "y1", "x2", "y2"), item.xyxy or (None,) * 4, strict=True))
+    copied = ("target", "variant", "image_id", "seed", "category_id", "box_id", "phrase_id", "text_before", "text_after", "digest")
+    return {
+        **{name: getattr(item, name) for name in copied},
+        **box,
+        "kind": str(item.kind),
+        "run_id": run_id,
+        "dataset_id": dataset_id,
+        "detail": pack(item.detail),
+        "created_at": time.time(),
+        "shuffle": int.from_bytes(rank) / 2**48,
+    }
+
+
+def _candidate(row: Row[Any]) -> Candidate:
+    values = {name: value for name, value in row._mapping.items() if name in COLUMNS}
+    corners = tuple(values.pop(name) for name in ("x1", "y1", "x2", "y2"))
+    values.pop("shuffle")
+    values["xyxy"] = None if corners[0] is None else corners
+    values["kind"] = Kind(values["kind"])
+    values["detail"] = unpack(values["detail"], {})
+    return Candidate(**values)
+
+
+def _policy(row: Row[Any]) -> Policy:
+    rules = msgspec.json.decode(row.rules, type=tuple[Rule, ...])
+    return Policy(id=row.id, name=row.name, version=row.version, rules=rules, created_at=row.created_at)
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    values = dict(row._mapping)
+    values["decision"] = Decision(values["decision"])
+    values["edit"] = unpack(values["edit"], None)
+    return Verdict(**values)
+
+
+# Verdicts
+
+
+def _append(connection: Connection, verdict: NewVerdict) -> Saved:
+    known = select(schema.verdict.c.id).where(schema.verdict.c.op_id == verdict.op_id)
+    if connection.execute(known).first():
+        return Saved(op_id=verdict.op_id, status="repeated")
+    problem = _problem(connection, verdict)
+    if problem:
+        return Saved(op_id=verdict.op_id, status="refused", message=problem)
+    row = {name: getattr(verdict, name) for name in ("op_id", "candidate_id", "reviewer", "reason", "undoes")}
+    row |= {"decision": str(verdict.decision), "edit": pack(verdict.edit), "at": time.time()}
+    connection.execute(schema.verdict.insert().values(row))
+    standing = _standing(connection, verdict.candidate_id)
+    human = None if standing is None else str(standing.decision)
+    connection.execute(schema.candidate.update().where(c.id == verdict.candidate_id).values(human=human))
+    return Saved(op_id=verdict.op_id, status="saved")
+
+
+def _problem(connection: Connection, verdict: NewVerdict) -> str | None:
+    if connection.execute(select(c.id).where(c.id == verdict.candidate_id)).first() is None:
+        return f"Candidate {verdict.candidate_id} no longer exists; the verdict was not needed."
+    if verdict.decision is not Decision.UNDO:
+        return None
+    table = schema.verdict.c
+    undone = select(table.id).where(table.op_id == verdict.undoes, table.candidate_id == verdict.candidate_id)
+    if connection.execute(undone).first() is None:
+        return f"There is no verdict {verdict.undoes!r} on candidate {verdict.candidate_id} to undo."
+    return None
+
+
+def _standing(connection: Connection, candidate_id: int) -> Verdict | None:
+    rows = connection.execute(select(schema.verdict).where(schema.verdict.c.candidate_id == candidate_id).order_by(schema.verdict.c.id.desc()))
+    verdicts = [_verdict(row) for row in rows]
+    undone = {verdict.undoes for verdict in verdicts}
+    return next((v for v in verdicts if v.decision is not Decision.UNDO and v.op_id not in undone), None)

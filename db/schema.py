@@ -1,0 +1,282 @@
+"""The tables. Migrations build them; a test asserts that migrating an empty file gives exactly this.
+
+JSON lives in BLOB columns as UTF-8 bytes (written and read by msgspec), times are POSIX seconds, source ids are JSON
+scalars in text so that 7 and "7" stay apart.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _id() -> Column[int]:
+    return Column("id", Id, primary_key=True)
+
+
+def _ref(name: str, target: str, *, nullable: bool = False, cascade: bool = True) -> Column[int]:
+    return Column(name, Id, ForeignKey(target, ondelete="CASCADE" if cascade else None), nullable=nullable)
+
+
+def _json(name: str, *, nullable: bool = True) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=nullable)
+
+
+dataset = Table(
+    "dataset",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("format", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("boxes", Integer, nullable=False),
+    Column("phrases", Integer, nullable=False),
+    _json("info"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    Column("file", Text, nullable=False),
+    Column("item", Text, nullable=False),
+    Column("seen", Text, nullable=False),
+    Column("expected", Text, nullable=False),
+    Index("quarantine_dataset", "dataset_id"),
+)
+
+image = Table(
+    "image",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    Column("split", Text, nullable=False),
+    Column("source_id", Text),
+    Column("file_name", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("digest", Text),
+    _json("extra"),
+    Index("image_dataset", "dataset_id", "split", "id"),
+)
+
+category = Table(
+    "category",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    Column("source_id", Text),
+    Column("name", Text, nullable=False),
+    Column("frequency", Text),
+    _json("extra"),
+    Index("category_dataset", "dataset_id", "id"),
+)
+
+box = Table(
+    "box",
+    metadata,
+    _id(),
+    _ref("image_id", "image.id"),
+    _ref("category_id", "category.id", nullable=True),
+    Column("source_id", Text),
+    *(Column(name, Float, nullable=False) for name in ("x1", "y1", "x2", "y2")),
+    *(Column(name, Float) for name in ("w", "h", "area")),
+    Column("crowd", Boolean, nullable=False),
+    _json("segmentation"),
+    _json("extra"),
+    Index("box_image", "image_id"),
+    Index("box_category", "category_id"),
+)
+
+phrase = Table(
+    "phrase",
+    metadata,
+    _id(),
+    _ref("image_id", "image.id"),
+    _ref("parent_id", "phrase.id", nullable=True),
+    Column("text", Text, nullable=False),
+    Column("holds", Boolean, nullable=False),
+    _json("spans"),
+    _json("extra"),
+    Index("phrase_image", "image_id"),
+)
+
+phrase_box = Table(
+    "phrase_box",
+    metadata,
+    Column("phrase_id", Id, ForeignKey("phrase.id", ondelete="CASCADE"), primary_key=True),
+    Column("box_id", Id, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
+    Index("phrase_box_box", "box_id"),
+    sqlite_with_rowid=False,
+)
+
+policy = Table(
+    "policy",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    _json("rules", nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("name", "version", name="policy_name_version"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    _id(),
+    Column("kind", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("seed", Id, nullable=False),
+    _ref("dataset_id", "dataset.id", nullable=True),
+    _ref("after_id", "run.id", nullable=True, cascade=False),
+    Column("recipe", Text, nullable=False),
+    _json("options", nullable=False),
+    _json("versions", nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("pause_requested", Boolean, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    _json("result", nullable=False),
+    Column("error", Text),
+    Index("run_state", "state", "id"),
+)
+
+shard = Table(
+    "shard",
+    metadata,
+    _id(),
+    _ref("run_id", "run.id"),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    _json("payload", nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Float),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("error", Text),
+    UniqueConstraint("run_id", "number", name="shard_run_number"),
+    Index("shard_state", "state", "lease_until"),
+)
+
+log = Table(
+    "log",
+    metadata,
+    _id(),
+    _ref("run_id", "run.id"),
+    Column("at", Float, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("shard", Integer),
+    Index("log_run", "run_id", "id"),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seen_at", Float, nullable=False),
+    _ref("run_id", "run.id", nullable=True),
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("value", Float, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+candidate = Table(
+    "candidate",
+    metadata,
+    _id(),
+    _ref("run_id", "run.id"),
+    _ref("dataset_id", "dataset.id"),
+    _ref("image_id", "image.id"),
+    Column("target", Text, nullable=False),
+    Column("variant", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("seed", Id, nullable=False),
+    _ref("category_id", "category.id", nullable=True),
+    _ref("box_id", "box.id", nullable=True),
+    _ref("phrase_id", "phrase.id", nullable=True),
+    *(Column(name, Float) for name in ("x1", "y1", "x2", "y2")),
+    Column("text_before", Text),
+    Column("text_after", Text),
+    Column("digest", Text),
+    _json("detail"),
+    Column("created_at", Float, nullable=False),
+    Column("shuffle", Float, nullable=False),  # a fixed pseudo-random rank, for the random order of review
+    Column("human", Text),  # projection of the verdict log: the standing human decision
+    UniqueConstraint("run_id", "target", "variant", name="candidate_key"),
+    Index("candidate_queue", "dataset_id", "human", "id"),
+    Index("candidate_random", "dataset_id", "human", "shuffle", "id"),
+    Index("candidate_class", "dataset_id", "human", "category_id", "id"),
+    Index("candidate_image", "image_id"),
+)
+
+score = Table(
+    "score",
+    metadata,
+    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+    Column("filter", Text, primary_key=True),
+    Column("value", Float),
+    Column("reason", Text, nullable=False),
+    Index("score_value", "filter", "value", "candidate_id"),
+    sqlite_with_rowid=False,
+)
+
+verdict = Table(
+    "verdict",
+    metadata,
+    _id(),
+    Column("op_id", Text, nullable=False, unique=True),
+    _ref("candidate_id", "candidate.id"),
+    Column("decision", Text, nullable=False),
+    Column("reviewer", Text, nullable=False),
+    Column("reason", Text),
+    _json("edit"),
+    Column("undoes", Text),
+    Column("at", Float, nullable=False),
+    Index("verdict_candidate", "candidate_id", "id"),
+    Index("verdict_undoes", "undoes"),
+)
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    _ref("dataset_id", "dataset.id"),
+    _ref("policy_id", "policy.id", nullable=True, cascade=False),
+    Column("digest", Text, nullable=False),
+    _json("counts", nullable=False),
+    Column("created_at", Float, nullable=False),
+)

@@ -1,0 +1,205 @@
+"""Frozen selections: the annotations of a data set plus what was accepted, written once and named by their digest.
+
+The manifest is a blob of JSON lines: a header with the categories, then one line per image with its boxes and phrases.
+Nothing in it depends on a clock, so freezing the same selection twice gives the same digest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, select
+
+from db import schema
+from db.blobs import Blobs
+from db.codec import pack, unpack
+from db.database import Database
+from db.datasets import Datasets
+from db.document import Document
+from db.errors import NotFound, WinnowError
+from db.queries import Policies
+from db.records import Box, Candidate, Category, Image, Kind, Phrase, Record, Snapshot
+from db.review import Review
+
+
+class Header(Record, frozen=True, kw_only=True):
+    dataset: str
+    format: str
+    categories: tuple[Category, ...]
+    info: dict[str, Any] = {}
+
+
+class Sample(Record, frozen=True, kw_only=True):
+    """An image of the snapshot. `candidate_ids` are the accepted candidates that made or changed it."""
+
+    image: Image
+    boxes: tuple[Box, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
+    candidate_ids: tuple[int, ...] = ()
+
+
+class Snapshots:
+    def __init__(self, database: Database, blobs: Blobs, datasets: Datasets, review: Review) -> None:
+        self._db, self._blobs, self._datasets, self._review = database, blobs, datasets, review
+
+    def freeze(self, name: str, dataset_id: int, policies: Policies | None = None) -> Snapshot:
+        """Freeze a data set under a new name; with `policies` given, together with its accepted candidates.
+
+        Raises WinnowError when the name is taken.
+        """
+        if any(snapshot.name == name for snapshot in self.list()):
+            raise WinnowError(f"A snapshot named {name!r} exists already. Choose another name; snapshots never change.")
+        dataset = self._datasets.get(dataset_id)
+        header = Header(
+            dataset=dataset.name, format=dataset.format, categories=tuple(self._datasets.categories(dataset_id)), info=dataset.info
+        )
+        accepted: list[Candidate] = [] if policies is None else list(self._review.accepted(dataset_id, policies))
+        samples = list(self._samples(dataset_id, accepted))
+        manifest = b"\n".join(msgspec.json.encode(line) for line in (header, *samples))
+        policy_ids = {policy.id for policy in (policies or {}).values()}
+        return self._save(name, dataset_id, self._blobs.put(manifest), _counts(samples), max(policy_ids, default=None))
+
+    def list(self, dataset_id: int | None = None) -> list[Snapshot]:
+        """Newest first."""
+        query = select(schema.snapshot).order_by(schema.snapshot.c.id.desc())
+        if dataset_id is not None:
+            query = query.where(schema.snapshot.c.dataset_id == dataset_id)
+        with self._db.read() as connection:
+            return [_snapshot(row) for row in connection.execute(query)]
+
+    def get(self, name_or_id: str | int) -> Snapshot:
+        column = schema.snapshot.c.id if isinstance(name_or_id, int) else schema.snapshot.c.name
+        with self._db.read() as connection:
+            row = connection.execute(select(schema.snapshot).where(column == name_or_id)).one_or_none()
+        if row is None:
+            raise NotFound("snapshot", name_or_id, [snapshot.name for snapshot in self.list()])
+        return _snapshot(row)
+
+    def samples(self, snapshot: Snapshot) -> tuple[Header, list[Sample]]:
+        first, *lines = self._blobs.get(snapshot.digest).split(b"\n")
+        return msgspec.json.decode(first, type=Header), [msgspec.json.decode(line, type=Sample) for line in lines]
+
+    def document(self, snapshot: Snapshot, split: str | None = None) -> Document:
+        """The snapshot as something a format can write; of one split only when it is named."""
+        header, samples = self.samples(snapshot)
+        chosen = [sample for sample in samples if split is None or sample.image.split == split]
+        return Document(
+            format=header.format,
+            categories=list(header.categories),
+            info=header.info,
+            images=lambda: [sample.image for sample in chosen],
+            boxes=lambda: sorted((box for sample in chosen for box in sample.boxes), key=lambda box: box.id),
+            phrases=lambda: sorted((phrase for sample in chosen for phrase in sample.phrases), key=lambda phrase: phrase.id),
+            file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
+        )
+
+    def _samples(self, dataset_id: int, accepted: list[Candidate]) -> Iterator[Sample]:
+        """The real images, with accepted negative texts; then one synthetic image per accepted painting."""
+        document = self._datasets.document(dataset_id)
+        real = {i.id: Sample(image=i, boxes=tuple(b), phrases=tuple(p)) for i, b, p in document.samples()}
+        ids = Ordinals(real.values())
+        texts: dict[int, list[Candidate]] = {}
+        for candidate in accepted:
+            if candidate.kind is Kind.NEGATIVE_TEXT:
+                texts.setdefault(candidate.image_id, []).append(candidate)
+        for image_id, sample in real.items():
+            yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
+        for candidate in accepted:
+            if candidate.kind is not Kind.NEGATIVE_TEXT:
+                yield painted_sample(real[candidate.image_id], candidate, self._edit(candidate), ids)
+
+    def _edit(self, candidate: Candidate) -> dict[str, Any]:
+        """The corrections of the person who accepted it with changes."""
+        standing = self._review.standing(candidate.id) if candidate.human == "edit" else None
+        return (standing.edit if standing else None) or {}
+
+    def _save(self, name: str, dataset_id: int, digest: str, counts: dict[str, int], policy_id: int | None) -> Snapshot:
+        values = {"name": name, "dataset_id": dataset_id, "digest": digest, "policy_id": policy_id, "created_at": time.time()}
+        with self._db.write() as connection:
+            statement = schema.snapshot.insert().values(**values, counts=pack(counts) or b"{}")
+            key = connection.execute(statement).inserted_primary_key
+        return Snapshot(id=key[0], counts=counts, **values)
+
+
+class Ordinals:
+    """Fresh ids for what a snapshot adds; they follow all ids of the data set."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._last = {"image": 0, "box": 0, "phrase": 0}
+        for sample in samples:
+            for kind, items in (("image", (sample.image,)), ("box", sample.boxes), ("phrase", sample.phrases)):
+                self._last[kind] = max([self._last[kind], *(item.id for item in items)])
+
+    def next(self, kind: str) -> int:
+        self._last[kind] += 1
+        return self._last[kind]
+
+
+def painted_sample(source: Sample, candidate: Candidate, edit: dict[str, Any], ids: Ordinals) -> Sample:
+    """The synthetic image of an accepted painting: its boxes are those of the source image, the painted one replaced
+    (or added when nothing was replaced). The painted box has no mask. `edit` holds a person's corrections:
+    `xyxy`, `category_id`, `text_after`."""
+    assert candidate.digest and candidate.xyxy
+    image_id = ids.next("image")
+    name = f"winnow/{candidate.id:08d}.{candidate.detail.get('suffix', 'png')}"
+    extra = {"synthetic": True, "candidate": candidate.id, "source_image": source.image.id}
+    image = msgspec.structs.replace(source.image, id=image_id, file_name=name, digest=candidate.digest, source_id=None, extra=extra)
+    box = Box(
+        id=ids.next("box"),
+        image_id=image_id,
+        xyxy=tuple(edit.get("xyxy", candidate.xyxy)),
+        category_id=edit.get("category_id", candidate.category_id),
+    )
+    kept = [other for other in source.boxes if other.id != candidate.box_id]
+    renamed = {other.id: ids.next("box") for other in kept}
+    boxes = [msgspec.structs.replace(other, id=renamed[other.id], image_id=image_id, source_id=None) for other in kept]
+    phrases = _phrases_of(candidate, edit, image_id, box.id, ids)
+    return Sample(image=image, boxes=(box, *boxes), phrases=phrases, candidate_ids=(candidate.id,))
+
+
+def _phrases_of(candidate: Candidate, edit: dict[str, Any], image_id: int, box_id: int, ids: Ordinals) -> tuple[Phrase, ...]:
+    """On a negative image the negative text has become true of the box, and the original text false."""
+    if candidate.kind is not Kind.NEGATIVE_IMAGE or not candidate.text_after:
+        return ()
+    true_text = edit.get("text_after", candidate.text_after)
+    phrases = [Phrase(id=ids.next("phrase"), image_id=image_id, text=true_text, box_ids=(box_id,))]
+    if candidate.text_before:
+        phrases.append(Phrase(id=ids.next("phrase"), image_id=image_id, text=candidate.text_before, holds=False))
+    return tuple(phrases)
+
+
+def with_negatives(sample: Sample, negatives: list[tuple[Candidate, dict[str, Any]]], ids: Ordinals) -> Sample:
+    """The sample with its accepted negative texts as phrases that do not hold."""
+    if not negatives:
+        return sample
+    phrases = [
+        Phrase(
+            id=ids.next("phrase"),
+            image_id=sample.image.id,
+            text=edit.get("text_after", candidate.text_after),
+            holds=False,
+            extra={"candidate": candidate.id},
+        )
+        for candidate, edit in negatives
+    ]
+    used = tuple(candidate.id for candidate, _ in negatives)
+    return msgspec.structs.replace(sample, phrases=(*sample.phrases, *phrases), candidate_ids=used)
+
+
+def _counts(samples: list[Sample]) -> dict[str, int]:
+    synthetic = [sample for sample in samples if sample.image.extra.get("synthetic")]
+    return {
+        "images": len(samples),
+        "synthetic": len(synthetic),
+        "boxes": sum(len(sample.boxes) for sample in samples),
+        "negatives": sum(not phrase.holds for sample in samples for phrase in sample.phrases),
+    }
+
+
+def _snapshot(row: Row[Any]) -> Snapshot:
+    values = dict(row._mapping)
+    values["counts"] = unpack(values["counts"], {})
+    return Snapshot(**values)

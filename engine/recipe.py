@@ -1,0 +1,132 @@
+"""Recipes: readable files that say what to generate, how to judge it and what to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from db.errors import NotFound, WinnowError
+from db.records import Kind, Rule
+from engine.filters import FILTERS
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Targets(_Strict):
+    """What is worked on, and which boxes are left alone (METHODS 1.2 F1, 5.2 point 1)."""
+
+    of: Literal["boxes", "phrases"] = Field(description="annotated boxes, or captions and phrases (class names if there are none)")
+    splits: tuple[str, ...] = Field((), description="only images of these splits; all when empty or when the data set has none")
+    min_side: float = Field(16, ge=0, description="pixels; smaller boxes are not painted")
+    min_area: float = Field(0.0, ge=0, le=1, description="share of the image")
+    max_area: float = Field(0.5, gt=0, le=1, description="share of the image")
+    max_aspect: float = Field(4.0, ge=1, description="longer side over shorter side")
+    max_overlap: float = Field(0.3, ge=0, le=1, description="IoU with another annotation")
+    balance: bool = Field(False, description="visit the classes in turn, so that rare ones get as many targets as frequent ones")
+
+
+class Step(_Strict):
+    """One kind of candidate made for each target."""
+
+    kind: Kind
+    variants: int = Field(1, ge=1, le=64, description="how many different ones for each target")
+
+
+class Threshold(_Strict):
+    filter: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Threshold:
+        if self.filter not in FILTERS:
+            raise ValueError(f"unknown filter {self.filter!r}; known: {', '.join(FILTERS)}")
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"filter {self.filter!r} needs at_least, at_most or both")
+        return self
+
+    def rule(self) -> Rule:
+        kinds = tuple(sorted(FILTERS[self.filter].kinds))
+        return Rule(filter=self.filter, at_least=self.at_least, at_most=self.at_most, kinds=kinds)
+
+
+class Recipe(_Strict):
+    """A recipe file. `text` is the file as written, kept with every run."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    summary: str = Field(description="what it makes, in a sentence or two")
+    needs: str
+    cost: str
+    targets: Targets
+    steps: tuple[Step, ...] = Field(min_length=1)
+    filters: tuple[str, ...] = Field(description="scored for every candidate they apply to, whether or not the policy uses them")
+    policy: tuple[Threshold, ...]
+    text: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        unknown = [name for name in self.filters if name not in FILTERS]
+        if unknown:
+            raise ValueError(f"unknown filters {unknown}; known: {', '.join(FILTERS)}")
+        unscored = [rule.filter for rule in self.policy if rule.filter not in self.filters]
+        if unscored:
+            raise ValueError(f"the policy uses {unscored}, which `filters` does not score")
+        paints_boxes = any(step.kind is Kind.INSTANCE for step in self.steps)
+        if paints_boxes != (self.targets.of == "boxes"):
+            raise ValueError("steps of kind `instance` work on targets of `boxes`, all others on `phrases`")
+        return self
+
+    @property
+    def paints(self) -> bool:
+        return any(step.kind is not Kind.NEGATIVE_TEXT for step in self.steps)
+
+    @property
+    def writes(self) -> bool:
+        return self.targets.of == "phrases"
+
+    def rules(self) -> list[Rule]:
+        return [threshold.rule() for threshold in self.policy]
+
+
+def recipes() -> list[Recipe]:
+    """The shipped recipes, by name."""
+    return [parse(path.read_text(), str(path.name)) for path in sorted(FOLDER.glob("*.yaml"))]
+
+
+def load(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or one of your own by path.
+
+    Raises NotFound, or WinnowError with every fault of the file.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise WinnowError(f"There is no recipe file {path}.")
+        return parse(path.read_text(), str(path))
+    shipped = FOLDER / f"{name_or_path}.yaml"
+    if not shipped.is_file():
+        raise NotFound("recipe", name_or_path, [p.stem for p in sorted(FOLDER.glob("*.yaml"))])
+    return parse(shipped.read_text(), shipped.name)
+
+
+def parse(text: str, origin: str = "recipe") -> Recipe:
+    """A recipe from YAML. Raises WinnowError that names each unknown key, bad value and impossible combination."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise WinnowError(f"{origin} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise WinnowError(f"{origin} must be a mapping with name, targets, steps, filters, policy; got {type(values).__name__}.")
+    try:
+        return Recipe.model_validate({**values, "text": text})
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise WinnowError(f"{origin} has {error.error_count()} fault(s):\n{faults}") from error

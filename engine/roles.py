@@ -1,0 +1,103 @@
+"""The roles a model pack fills, as values in and values out. A backend implements one batch method.
+
+Images are HxWx3 uint8 RGB arrays; boxes are absolute float xyxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from db.records import XYXY, Record
+from db.store import Store
+from engine.detections import Detections
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a backend may look at while it works: the store, the data set of the run, where to compute."""
+
+    store: Store
+    dataset_id: int
+    device: str = "cpu"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models this installation trained."""
+        return self.store.home / "models"
+
+
+class Foil(Record, frozen=True, kw_only=True):
+    """A negative text: `text` differs from the original in one concept, `changed_from` -> `changed_to`.
+
+    `edit_type` is one of object, colour, material, pattern, size, count, relation, position, action, attribute.
+    """
+
+    text: str
+    edit_type: str
+    changed_from: str
+    changed_to: str
+
+
+class WriteTask(Record, frozen=True, kw_only=True):
+    """Ask for up to `n` texts that are false of the image although `text` is true of it.
+
+    `facts` is everything else known to be true (category names, other captions and phrases): a foil that one of them
+    makes true is wrong. `siblings` are the other category names of the data set.
+    """
+
+    text: str
+    n: int
+    seed: int
+    facts: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
+
+
+class Writer(Protocol):
+    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil]]:
+        """One list per task, in order, possibly shorter than `n` or empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class PaintTask:
+    """Repaint the content of `xyxy` in `image` so that it shows `prompt`.
+
+    `category` is the class the result shows, None when the prompt names none of the data set's. `keep` are boxes of
+    other annotations that must stay recognisable. `box_id` is the annotation that is replaced, None for an addition.
+    """
+
+    image: np.ndarray
+    xyxy: XYXY
+    prompt: str
+    seed: int
+    category: str | None = None
+    keep: tuple[XYXY, ...] = ()
+    box_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Painted:
+    """`image` equals the task's outside the `touched` rectangle (integer xyxy), to the byte. `xyxy` is the box re-fitted
+    to what was painted. `detail` is provenance for the record (source instance, steps, ...)."""
+
+    image: np.ndarray
+    xyxy: XYXY
+    touched: tuple[int, int, int, int]
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Painter(Protocol):
+    def paint(self, tasks: Sequence[PaintTask]) -> list[Painted | str]:
+        """One result per task, in order; a sentence instead where the task cannot be done."""
+        ...
+
+
+class Detector(Protocol):
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Boxes, scores in [0, 1] and classes for each image."""
+        ...

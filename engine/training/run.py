@@ -1,0 +1,109 @@
+"""Train and evaluate runs: between the ledger of the store and the training itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from db.errors import WinnowError
+from db.records import Run
+from db.store import Store
+from engine.backends.mmdet_detector import MMDetDetector
+from engine.control import Control, Stopped
+from engine.evaluation.coco import evaluate as coco_metrics
+from engine.folder import split_coco, training_folder
+from engine.pixels import read_rgb
+from engine.training.launch import TrainJob
+from engine.training.launch import train as train_detector
+
+BATCH = 8
+
+
+class LedgerReporter:
+    """What a training tells the world: curves and log lines into the store, the stop wish back."""
+
+    def __init__(self, store: Store, run: Run, control: Control) -> None:
+        self._store, self._run, self._control = store, run, control
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self._store.ledger.add_metrics(self._run.id, step, values)
+
+    def progress(self, done: int, total: int) -> None:
+        self._control.progress(done, total)
+
+    def stop_requested(self) -> bool:
+        return self._control.stop_requested()
+
+    def log(self, text: str) -> None:
+        self._control.log(text)
+
+
+def model_folder(store: Store, run_id: int) -> Path:
+    """Where the detector of a finished train run lies."""
+    return store.home / "models" / f"run-{run_id}"
+
+
+def train(store: Store, run: Run, control: Control) -> None:
+    """Train on the run's snapshot, from the last checkpoint if there is one. Raises Stopped when asked to stop; the
+    next attempt then goes on where this one ended."""
+    work = store.home / "work" / f"run-{run.id}"
+    counts = training_folder(store, store.snapshots.get(run.options["snapshot_id"]), work / "data")
+    control.log(f"{counts['train']} training images ({counts['synthetic']} of them generated), {counts['val']} for validation")
+    job = TrainJob(
+        data=work / "data",
+        work=work,
+        preset=run.options["preset"],
+        options=run.options["train"],
+        seed=run.seed,
+    )
+    result = train_detector(job, LedgerReporter(store, run, control))
+    if result.pop("stopped", False):
+        raise Stopped
+    target = model_folder(store, run.id)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(result.pop("model"), target)
+    store.ledger.set_result(run.id, {**result, "images": counts})
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def evaluate(store: Store, run: Run, control: Control) -> None:
+    """Predict over the real images of the split; official COCO metrics and the predictions become the run's result."""
+    trained = store.ledger.run(run.options["train_run_id"])
+    folder = model_folder(store, trained.id)
+    if not folder.is_dir():
+        raise WinnowError(f"The model of run {trained.id} is missing from {folder}. Train it again.")
+    truth = split_coco(store, store.snapshots.get(run.options["snapshot_id"]), run.options["split"])
+    predictions = _predict(MMDetDetector(folder), truth, control)
+    result = coco_metrics(truth, predictions)
+    stored = store.blobs.put(msgspec.json.encode(predictions))
+    store.ledger.set_result(run.id, {**result.as_dict(), "predictions": stored, "images": len(truth["images"])})
+
+
+def _predict(detector: MMDetDetector, truth: dict[str, Any], control: Control) -> list[dict[str, Any]]:
+    """COCO results for every image of `truth`. Classes are matched by name."""
+    ids = {category["name"]: category["id"] for category in truth["categories"]}
+    unknown = [name for name in detector.names if name not in ids]
+    if unknown:
+        raise WinnowError(f"The detector knows classes that the data set does not have: {', '.join(unknown[:10])}.")
+    images, results = truth["images"], []
+    for start in range(0, len(images), BATCH):
+        if control.stop_requested():
+            raise Stopped
+        part = images[start : start + BATCH]
+        for image, found in zip(part, detector.detect([read_rgb(Path(i["file_name"])) for i in part]), strict=True):
+            results += [
+                {"image_id": image["id"], "category_id": ids[found.names[label]], "bbox": _xywh(box), "score": float(score)}
+                for box, score, label in zip(found.xyxy, found.scores, found.labels, strict=True)
+            ]
+        control.progress(start + len(part), len(images))
+    return results
+
+
+def _xywh(box: np.ndarray) -> list[float]:
+    x1, y1, x2, y2 = map(float, box)
+    return [x1, y1, x2 - x1, y2 - y1]

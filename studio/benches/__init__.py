@@ -1,0 +1,21 @@
+"""`winnow bench NAME`: each bench returns {"bench", "figures", "baseline", "n", "versions"}."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def _imports(scale: float) -> dict[str, Any]:
+    from studio.benches.imports import run
+
+    return run(scale)
+
+
+def _review(scale: float) -> dict[str, Any]:
+    from studio.benches.review import run
+
+    return run(scale)
+
+
+BENCHES: dict[str, Callable[[float], dict[str, Any]]] = {"import": _imports, "review": _review}

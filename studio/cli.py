@@ -1,0 +1,334 @@
+"""The command line: the same functions as the buttons of the studio."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from db.errors import WinnowError
+from db.records import Run, State
+from studio import actions
+from studio.context import Studio, open_studio
+from studio.settings import settings
+
+app = typer.Typer(
+    help="Generate training data for object detectors, winnow it, train on what you kept, measure what it was worth.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(stderr=True)
+
+Home = Annotated[Path | None, typer.Option(help="data folder (default: $WINNOW_HOME or ~/.local/share/winnow)")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="follow the run to its end, doing the work here if no worker does")]
+Seed = Annotated[int, typer.Option(help="same seed, same result")]
+
+
+def main() -> None:
+    """Entry point: errors for people become one line and exit code 1, bugs keep their traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except WinnowError as error:
+        console.print(f"[red]winnow:[/] {error}", highlight=False, markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def demo(home: Home = None, host: str | None = None, port: int | None = None) -> None:
+    """Load the demo data set, fill the review queue, and open the studio with a worker beside it."""
+    from studio.serve import serve_demo
+
+    serve_demo(settings({"home": home, "host": host, "port": port}))
+
+
+@app.command()
+def serve(
+    home: Home = None,
+    host: str | None = None,
+    port: int | None = None,
+    worker: Annotated[bool, typer.Option(help="also start one worker on this machine")] = True,
+) -> None:
+    """Start the studio (and a worker). Stop with Ctrl-C."""
+    from studio.serve import serve as run_server
+
+    run_server(settings({"home": home, "host": host, "port": port}), worker=worker)
+
+
+@app.command()
+def worker(home: Home = None) -> None:
+    """Start a worker: it generates, filters, trains and evaluates what the studio queues."""
+    from engine.jobs import run_worker
+
+    chosen = settings({"home": home})
+    run_worker(Path(chosen["home"]), queue_url=chosen["queue_url"], lease_seconds=chosen["lease_seconds"])
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="a COCO or ODVG file, or a folder with a COCO, VOC or ODVG data set")],
+    name: Annotated[str | None, typer.Option(help="name in Winnow (default: the folder's)")] = None,
+    format: Annotated[str | None, typer.Option(help="coco, voc or odvg (default: found out)")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the image files, when they lie elsewhere")] = None,
+    annotations_only: Annotated[bool, typer.Option(help="do not look for image files")] = False,
+    skip_bad: Annotated[bool, typer.Option(help="import the good items, put the bad ones on the quarantine list")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Import a data set. All faults are listed together, and nothing is half-imported.
+
+    Example: `winnow import ~/data/bccd --name bccd`
+    """
+    with studio_at(home) as studio, bar("Importing") as progress:
+        dataset = actions.import_dataset(
+            studio, path, name or path.resolve().stem, format=format, images=images,
+            annotations_only=annotations_only, skip_bad=skip_bad, progress=progress,
+        )  # fmt: skip
+    show(dataset, as_json, f"Imported {dataset.name}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} phrases.")
+
+
+@app.command("datasets")
+def datasets(home: Home = None, as_json: Json = False) -> None:
+    """List the data sets."""
+    with studio_at(home) as studio:
+        found = studio.store.datasets.list()
+    table(found, ("id", "name", "format", "images", "boxes", "phrases"), as_json)
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe (gen2det, enhanced_negatives) or a .yaml file of yours")],
+    dataset: Annotated[str, typer.Option(help="name of the data set")],
+    pack: Annotated[str, typer.Option(help="model pack; `winnow doctor` says which can run here")] = "classic",
+    amount: Annotated[int | None, typer.Option(min=1, help="how many targets (default: all)")] = None,
+    preview: Annotated[bool, typer.Option(help="only the first four")] = False,
+    seed: Seed = 0,
+    wait: Wait = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Generate candidates with a recipe and score them with its filters.
+
+    Example: `winnow run gen2det --dataset bccd --amount 200`
+    """
+    with studio_at(home) as studio:
+        run = actions.start_recipe(studio, dataset=dataset, recipe=recipe, pack=pack, amount=amount, seed=seed, preview=preview)
+        follow(studio, run, wait)
+        show(studio.store.ledger.run(run.id), as_json, f"Run {run.id}: {studio.store.ledger.run(run.id).state}.")
+
+
+@app.command()
+def rerun(run: Annotated[int, typer.Argument(help="id of a generate run")], wait: Wait = True, home: Home = None) -> None:
+    """Make the candidates of a run once more, from the recipe, seed and options on record."""
+    with studio_at(home) as studio:
+        again = actions.rerun(studio, run)
+        follow(studio, again, wait)
+        console.print(f"Run {again.id} repeats run {run}.")
+
+
+@app.command()
+def freeze(
+    dataset: Annotated[str, typer.Argument(help="name of the data set")],
+    name: Annotated[str, typer.Argument(help="name of the snapshot")],
+    accepted: Annotated[bool, typer.Option(help="with the accepted candidates, or the real data only")] = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Freeze a snapshot: the selection that export, training and evaluation use.
+
+    Example: `winnow freeze bccd with-synthetic` and `winnow freeze bccd real --no-accepted`
+    """
+    with studio_at(home) as studio:
+        snapshot = actions.freeze(studio, dataset=dataset, name=name, accepted=accepted)
+    shown = ", ".join(f"{n} {what}" for what, n in snapshot.counts.items())
+    show(snapshot, as_json, f"Snapshot {snapshot.name}: {shown}. sha256 {snapshot.digest[:12]}")
+
+
+@app.command()
+def export(
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot")],
+    folder: Annotated[Path, typer.Argument(help="folder to write; must be empty or new")],
+    format: Annotated[str, typer.Option(help="coco, voc or odvg")] = "coco",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write a snapshot with its images. Says what the format cannot hold."""
+    with studio_at(home) as studio:
+        losses = actions.export(studio, snapshot=snapshot, folder=folder, format=format)
+    told = [f"Wrote {snapshot} as {format} to {folder}.", *(f"Not held by {format}: {loss}" for loss in losses)]
+    show({"folder": str(folder), "format": format, "losses": losses}, as_json, "\n".join(told))
+
+
+@app.command()
+def train(
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot")],
+    preset: Annotated[str, typer.Option(help="detector preset")] = "tiny_atss",
+    iterations: Annotated[int | None, typer.Option(min=1, help="optimizer steps (default: the preset's)")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images a step (default: the preset's)")] = None,
+    seed: Seed = 0,
+    wait: Wait = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train a detector on a snapshot. Stopping keeps a checkpoint: `winnow resume RUN` goes on from there."""
+    options = {k: v for k, v in (("iterations", iterations), ("batch_size", batch_size)) if v is not None}
+    with studio_at(home) as studio:
+        run = actions.start_training(studio, snapshot=snapshot, preset=preset, options=options, seed=seed)
+        follow(studio, run, wait)
+        finished = studio.store.ledger.run(run.id)
+    show(finished, as_json, _metrics(finished))
+
+
+@app.command()
+def evaluate(
+    train_run: Annotated[int, typer.Argument(help="id of a finished training")],
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the split")],
+    split: Annotated[str, typer.Option(help="split to evaluate on")] = "test",
+    wait: Wait = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a trained detector with the official COCO metrics."""
+    with studio_at(home) as studio:
+        run = actions.start_evaluation(studio, train_run=train_run, snapshot=snapshot, split=split)
+        follow(studio, run, wait)
+        finished = studio.store.ledger.run(run.id)
+    show(finished, as_json, _metrics(finished))
+
+
+@app.command()
+def jobs(home: Home = None, as_json: Json = False, limit: int = 20) -> None:
+    """List the latest runs with their progress."""
+    with studio_at(home) as studio:
+        found = studio.store.ledger.runs(limit=limit)
+    table(found, ("id", "kind", "title", "state", "done", "total", "error"), as_json)
+
+
+def _control(verb: str, sentence: str) -> Callable[..., None]:
+    def command(run: Annotated[int, typer.Argument(help="id of the run")], home: Home = None) -> None:
+        with studio_at(home) as studio:
+            getattr(actions, verb)(studio, run)
+        console.print(f"Run {run}: {sentence.lower()}")
+
+    command.__doc__ = sentence
+    return command
+
+
+for _verb, _sentence in (
+    ("cancel", "Cancel: a running child is ended within seconds; what it made so far stays."),
+    ("pause", "Pause: stop at the next item, or the next checkpoint of a training."),
+    ("resume", "Resume: go on where it was paused."),
+    ("retry", "Retry: queue the failed shards again."),
+):
+    app.command(_verb, help=_sentence)(_control(_verb, _sentence))
+
+
+@app.command()
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Check this machine and say what is missing and what to do about it."""
+    from studio.doctor import checkup
+
+    found = checkup(settings({"home": home}))
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in found]))
+    else:
+        for finding in found:
+            console.print(f"{'[green]ok  [/]' if finding.ok else '[red]bad [/]'} {finding.what}: {finding.seen}")
+            if not finding.ok:
+                console.print(f"       {finding.cure}")
+    raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="import or review")],
+    scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Measure Winnow on this machine, as ratios to a named baseline of the same run."""
+    from studio.benches import BENCHES
+
+    result = BENCHES.get(name)
+    if result is None:
+        raise WinnowError(f"No bench named {name!r}. Known: {', '.join(BENCHES)}.")
+    figures = result(scale)
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        for key, value in figures["figures"].items():
+            console.print(f"{key:>28}  {value:.4g}")
+        console.print(f"against {figures['baseline']}, n = {figures['n']}")
+
+
+# Shared by the commands
+
+
+@contextmanager
+def studio_at(home: Path | None) -> Iterator[Studio]:
+    chosen = settings({"home": home})
+    studio = open_studio(Path(chosen["home"]), queue_url=chosen["queue_url"])
+    try:
+        yield studio
+    finally:
+        studio.store.close()
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def follow(studio: Studio, run: Run, wait: bool) -> None:
+    """Wait for a run and those that follow it, working here when nobody else does. Raises WinnowError when it failed."""
+    if not wait:
+        return
+    with bar(run.title) as progress:
+        ended = actions.follow(studio, run.id, progress)
+    failed = [one for one in ended if one.state is not State.DONE]
+    if failed:
+        raise WinnowError(f"Run {failed[0].id} is {failed[0].state}: {failed[0].error or 'see `winnow jobs`'}")
+
+
+def show(value: Any, as_json: bool, text: str) -> None:
+    if as_json:
+        print(msgspec.json.encode(value).decode())
+    else:
+        console.print(text, highlight=False, markup=False)
+
+
+def table(records: list[Any], columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(records).decode())
+        return
+    shown = Table(*columns)
+    for record in records:
+        shown.add_row(*(str(getattr(record, column) if getattr(record, column) is not None else "") for column in columns))
+    Console().print(shown)
+
+
+def _metrics(run: Run) -> str:
+    if "mAP" not in run.result:
+        return f"Run {run.id}: {run.state}."
+    return f"Run {run.id}: mAP {run.result['mAP']:.3f}, AP50 {run.result['AP50']:.3f}, AP75 {run.result['AP75']:.3f}."
+
+
+if __name__ == "__main__":
+    main()

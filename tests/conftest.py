@@ -1,0 +1,92 @@
+"""Shared builders: a store in a temporary folder, and a small data set with real image files in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from db.document import Document
+from db.records import Box, Category, Dataset, Image, Kind, NewCandidate, Phrase, RunKind, Shard
+from db.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "home")
+    yield opened
+    opened.close()
+
+
+def picture(path: Path, seed: int, *, width: int = 160, height: int = 120) -> None:
+    """A smooth random image: compresses and pastes like a photo, not like noise."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(60, 200, (6, 8, 3), dtype=np.uint8)
+    Picture.fromarray(small).resize((width, height), Picture.Resampling.BICUBIC).save(path, quality=95)
+
+
+def small_document(folder: Path, *, images: int = 6) -> Document:
+    """Two classes, two boxes and a captioned phrase on every image; the last third of the images is the split `test`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, boxes, phrases = [], [], []
+    for i in range(images):
+        name = f"image{i}.jpg"
+        picture(folder / name, seed=i)
+        split = "train" if i < images - images // 3 else "test"
+        pictures.append(Image(id=i, file_name=name, width=160, height=120, split=split, source_id=i + 1))
+        for j, xyxy in enumerate(((10.0, 10.0, 50.0, 60.0), (80.0, 40.0, 140.0, 100.0))):
+            boxes.append(Box(id=2 * i + j, image_id=i, category_id=j, xyxy=xyxy, source_id=2 * i + j + 1))
+        text = "a red mug left of a blue ball"
+        phrases.append(Phrase(id=2 * i, image_id=i, text=text))
+        phrases.append(Phrase(id=2 * i + 1, image_id=i, text="a red mug", parent_id=2 * i, spans=((0, 9),), box_ids=(2 * i,)))
+    return Document(
+        format="coco",
+        categories=[Category(id=0, name="mug", source_id=1), Category(id=1, name="ball", source_id=2)],
+        images=lambda: pictures,
+        boxes=lambda: boxes,
+        phrases=lambda: phrases,
+        file_of=lambda image: folder / image.file_name,
+    )
+
+
+@pytest.fixture
+def dataset(store: Store, tmp_path: Path) -> Dataset:
+    return store.datasets.import_document(small_document(tmp_path / "files"), "small")
+
+
+def leased(store: Store, dataset_id: int, **options: object) -> Shard:
+    """A claimed shard of a fresh generate run."""
+    run = store.ledger.create_run(
+        RunKind.GENERATE, "test", dataset_id=dataset_id, recipe="", options=dict(options), seed=0, versions={}
+    )
+    store.ledger.plan(run.id, [({}, 1)])
+    shard = store.ledger.claim(run.id, "tester")
+    assert shard is not None
+    return shard
+
+
+def candidates(store: Store, dataset_id: int, shard: Shard, count: int, *, kind: Kind = Kind.INSTANCE) -> list[int]:
+    """Store `count` candidates under the shard and return their ids."""
+    image = store.datasets.images(dataset_id)[0]
+    box = store.datasets.boxes_of([image.id])[image.id][0]
+    made = [
+        NewCandidate(
+            target=f"box:{i}",
+            variant=0,
+            kind=kind,
+            image_id=image.id,
+            seed=i,
+            category_id=box.category_id,
+            box_id=box.id,
+            xyxy=(12.0, 12.0, 48.0, 58.0),
+            text_before="a red mug",
+            text_after="a blue mug",
+            digest=image.digest,
+        )
+        for i in range(count)
+    ]
+    store.review.add_candidates(shard, made, dataset_id)
+    return store.review.candidate_ids(shard.run_id)
