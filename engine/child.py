@@ -1,0 +1,109 @@
+"""The process that does the work: spawned by a worker, warm between shards, dead when its parent is.
+
+It reads one JSON line per shard from its standard input and answers with JSON lines on its standard output: progress,
+log, and at the end done, stopped or failed. Killing it is always safe: everything it stores is stored under its lease.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from queue import Queue
+from typing import Any, TextIO
+
+from db.store import Store
+from engine.control import Stopped
+
+PR_SET_PDEATHSIG = 1
+
+
+class PipeControl:
+    """The worker's end of a shard, seen from the child."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._stop = threading.Event()
+        self._told = 0.0
+
+    def begin(self) -> None:
+        self._stop.clear()
+
+    def request_stop(self) -> None:
+        self._stop.set()
+
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """At most five messages a second: progress is for eyes."""
+        if total is not None or time.monotonic() - self._told > 0.2:
+            self._told = time.monotonic()
+            self.say("progress", done=done, total=total)
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.say("log", text=text, level=level)
+
+    def say(self, what: str, **values: Any) -> None:
+        self._out.write(json.dumps({"what": what, **values}) + "\n")
+        self._out.flush()
+
+
+def main() -> None:
+    """Serve shards until the parent closes the pipe. Arguments: home folder, parent's pid, module with `execute`."""
+    home, parent, module = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    _die_with(parent)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print must not disturb the conversation
+    control = PipeControl(answers)
+    orders: Queue[dict[str, Any]] = Queue()
+    threading.Thread(target=_listen, args=(orders, control), daemon=True).start()
+    store = Store(home)
+    while True:
+        order = orders.get()
+        _work(store, import_module(module), order, control)
+
+
+def _listen(orders: Queue[dict[str, Any]], control: PipeControl) -> None:
+    """Orders and stop requests; the end of the pipe is the end of the process."""
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["what"] == "stop":
+            control.request_stop()
+        else:
+            orders.put(message)
+    os._exit(0)
+
+
+def _work(store: Store, runs: Any, order: dict[str, Any], control: PipeControl) -> None:
+    control.begin()
+    run = store.ledger.run(order["run"])
+    shard = next(shard for shard in store.ledger.shards(run.id) if shard.id == order["shard"])
+    try:
+        runs.execute(store, run, shard, control)
+    except Stopped:
+        control.say("stopped")
+    except Exception:
+        control.say("failed", error=traceback.format_exc())
+    else:
+        control.say("done")
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux for a SIGKILL when the parent ends; elsewhere the closed pipe does it. Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
