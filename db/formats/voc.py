@@ -16,7 +16,7 @@ from db.records import Box, Category, Fault, Image
 
 SPLITS = ("train", "val", "test")  # the lists that matter; trainval says nothing more
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-Tag = tuple[str, Any]  # (name, text or list of tags): an XML element without attributes
+Tag = list[Any]  # [name, text or list of tags]: an XML element without attributes
 
 
 def read(folder: Path) -> Document:
@@ -98,9 +98,9 @@ def _read_object(tags: Any, item: str, image: Image, faults: Faults, names: dict
     xyxy = (xmin - 1, ymin - 1, xmax, ymax)
     if check_box(faults, f"{item} ({name})", xyxy, image):
         category = names.setdefault(name, len(names))
-        kept = [tag if tag[0] not in ("name", "bndbox") else (tag[0], None) for tag in tags]
+        kept = [tag if tag[0] not in ("name", "bndbox") else [tag[0], None] for tag in tags]
         if corners != _bndbox(xyxy):  # an unusual order or spelling of the corners
-            kept = [("bndbox", corners) if tag[0] == "bndbox" else tag for tag in kept]
+            kept = [["bndbox", corners] if tag[0] == "bndbox" else tag for tag in kept]
         boxes.append(Box(id=len(boxes), image_id=image.id, xyxy=xyxy, category_id=category, extra={"tags": kept}))
 
 
@@ -141,25 +141,24 @@ def write(document: Document, folder: Path) -> list[str]:
 
 
 def _element(image: Image, boxes: list[Box], names: dict[int, str]) -> ElementTree.Element:
-    size: list[Tag] = [("width", str(image.width)), ("height", str(image.height)), ("depth", "3")]
-    tags: list[Tag] = [tuple(tag) for tag in image.extra.get("tags", [("folder", "JPEGImages"), ("size", size)])]
+    size: list[Tag] = [["width", str(image.width)], ["height", str(image.height)], ["depth", "3"]]
+    tags: list[Tag] = list(image.extra.get("tags", [["folder", "JPEGImages"], ["size", size]]))
     place = next((i for i, (name, _) in enumerate(tags) if name != "folder"), len(tags))
-    tags.insert(place, ("filename", image.file_name))
+    tags.insert(place, ["filename", image.file_name])
     root = ElementTree.Element("annotation")
-    _fill(root, [*tags, *(("object", _object(box, names)) for box in boxes)])
+    _fill(root, [*tags, *(["object", _object(box, names)] for box in boxes)])
     return root
 
 
 def _object(box: Box, names: dict[int, str]) -> list[Tag]:
     known = {"name": names[box.category_id or 0], "bndbox": _bndbox(box.xyxy)}
-    blank: list[Tag] = [("name", None), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0"), ("bndbox", None)]
-    tags = [tuple(tag) for tag in box.extra.get("tags", blank)]
-    return [(name, known[name] if value is None and name in known else value) for name, value in tags]
+    blank: list[Tag] = [["name", None], ["pose", "Unspecified"], ["truncated", "0"], ["difficult", "0"], ["bndbox", None]]
+    return [[name, known[name] if value is None and name in known else value] for name, value in box.extra.get("tags", blank)]
 
 
 def _bndbox(xyxy: tuple[float, ...]) -> list[Tag]:
     x1, y1, x2, y2 = xyxy
-    return [(name, _text(value)) for name, value in zip(CORNERS, (x1 + 1, y1 + 1, x2, y2), strict=True)]
+    return [[name, _text(value)] for name, value in zip(CORNERS, (x1 + 1, y1 + 1, x2, y2), strict=True)]
 
 
 def _text(value: float) -> str:
@@ -170,13 +169,13 @@ def _fill(parent: ElementTree.Element, tags: list[Tag]) -> None:
     for name, value in tags:
         child = ElementTree.SubElement(parent, name)
         if isinstance(value, list):
-            _fill(child, [tuple(tag) for tag in value])
+            _fill(child, value)
         else:
             child.text = value
 
 
 def _tags(element: ElementTree.Element) -> list[Tag]:
-    return [(child.tag, _tags(child) if len(child) else (child.text or "").strip()) for child in element]
+    return [[child.tag, _tags(child) if len(child) else (child.text or "").strip()] for child in element]
 
 
 def _first(tags: list[Tag], name: str) -> Any:

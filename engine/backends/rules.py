@@ -1,0 +1,283 @@
+"""The rule-based writer: exchanges one word of a text for one that excludes it. No weights, the literature's control."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from db.errors import WinnowError
+from engine import lexicon
+from engine.claims import DETERMINERS, Mention, Token, mentions, number_of, plain_name, still_true, tokens
+from engine.roles import Context, Foil, WriteTask
+from engine.seeds import seed_of
+
+STILL_TRUE = 0.5  # support by the facts from which on a foil is not written
+_SIDES = frozenset("side hand corner half edge end row part shelf lane arm leg leg's picture image".split())
+_PLACES = frozenset("the on at to in top bottom far upper lower".split())
+_FINITE = frozenset("is are was were has have had does do did it its he she his her they their who which that".split())
+_PARTICLES = frozenset("put puts putting try tries trying turn turns turned turning going goes go come comes came".split())
+
+
+class Edit(NamedTuple):
+    """Replace `text[start:end]` by `new`. `more` are changes that agreement asks for, (start, end, new)."""
+
+    edit_type: str
+    start: int
+    end: int
+    new: str
+    more: tuple[tuple[int, int, str], ...] = ()
+
+
+class _Text(NamedTuple):
+    """A task's text, taken apart."""
+
+    task: WriteTask
+    text: str
+    words: list[Token]
+    found: list[Mention]
+
+
+class RulesWriter:
+    """Foils one concept: an object, colour, material, pattern, size, number, relation, position, action or attribute."""
+
+    def __init__(self, context: Context | None = None, **options: Any) -> None:
+        if options:
+            raise WinnowError(f"The backend 'rules' has no options; got {', '.join(sorted(options))}.")
+
+    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil]]:
+        """Foils of different edit types first; the same for the same seed and text. Empty where no word is known.
+
+        A foil is left out when the facts, or the text itself, make it true or leave that open.
+        """
+        return [self._write(task) for task in tasks]
+
+    def _write(self, task: WriteTask) -> list[Foil]:
+        chance = random.Random(seed_of(task.seed, task.text))
+        parsed = _Text(task, task.text, tokens(task.text), mentions(task.text, task.siblings))
+        foils: dict[str, Foil] = {}
+        for edit in _taking_turns(parsed, chance):
+            if len(foils) == task.n:
+                break
+            foil = _apply(edit, task.text)
+            if foil.text not in foils and still_true(foil.text, task.text, task.facts, task.siblings).value <= STILL_TRUE:
+                foils[foil.text] = foil
+        return list(foils.values())
+
+
+def _taking_turns(parsed: _Text, chance: random.Random) -> Iterator[Edit]:
+    """Every edit once: one of each type, in random order, then a second of each, and so on."""
+    by_type: dict[str, list[Edit]] = {}
+    for rule in _RULES:
+        for edit in rule(parsed):
+            by_type.setdefault(edit.edit_type, []).append(edit)
+    queues = list(by_type.values())
+    chance.shuffle(queues)
+    for queue in queues:
+        chance.shuffle(queue)
+    for row in zip_longest(*queues):
+        yield from (edit for edit in row if edit is not None)
+
+
+def _apply(edit: Edit, text: str) -> Foil:
+    """The text with the edit, its agreement and, before it, the article that its sound asks for."""
+    start, end, new = edit.start, edit.end, edit.new
+    if text[start:end][:1].isupper() and start == 0 and end < len(text):
+        new = new[:1].upper() + new[1:]
+    changed = text
+    for begin, stop, word in sorted((*edit.more, (start, end, new)), reverse=True):
+        changed = changed[:begin] + word + changed[stop:]
+    head = text[:start]
+    article = re.search(r"\b([Aa])n?(\s+)$", head)
+    if article and not any(begin < start for begin, _, _ in edit.more):
+        right = lexicon.article(changed[start:].split(maxsplit=1)[0])
+        changed = head[: article.start()] + article[1] + right[1:] + article[2] + changed[start:]
+    return Foil(text=changed, edit_type=edit.edit_type, changed_from=text[start:end], changed_to=new)
+
+
+# Objects
+
+
+def _objects(parsed: _Text) -> Iterator[Edit]:
+    """Another class of the data set, or another word of the same line of the lexicon."""
+    for mention in parsed.found:
+        start, end = parsed.words[mention.first].start, parsed.words[mention.last - 1].end
+        whole = (start, end) == (0, len(parsed.text))
+        for noun in _rivals(mention, parsed):
+            new = noun if whole and noun in parsed.task.siblings else _form(plain_name(noun), mention.plural)
+            if new is not None:
+                yield Edit("object", start, end, new)
+
+
+def _rivals(mention: Mention, parsed: _Text) -> list[str]:
+    own = lexicon.nouns().get(mention.noun)
+    said = {plain_name(name).lower(): name for name in parsed.task.siblings}
+    is_class = mention.noun in {lexicon.singular(name) for name in said}
+    classes = [name for plain, name in said.items() if not lexicon.same_or_kin(lexicon.singular(plain), mention.noun)]
+    rivals = [noun for noun in (own.rivals if own else ()) if noun not in said]
+    return [noun for noun in (*(classes if is_class else ()), *rivals) if _same_use(noun, own)]
+
+
+def _same_use(noun: str, own: lexicon.Sense | None) -> bool:
+    """A mass noun only for a mass noun: nobody says "a bread"."""
+    other = lexicon.nouns().get(noun)
+    return (other.mass if other else False) == (own.mass if own else False)
+
+
+def _form(noun: str, is_plural: bool) -> str | None:
+    """The noun in the number asked for; None when it has none such."""
+    words = noun.split()
+    one = " ".join([*words[:-1], lexicon.singular(words[-1])])
+    if is_plural:
+        sense = lexicon.nouns().get(one)
+        return one if sense and sense.mass else lexicon.plural(one)
+    return None if one in lexicon.PLURAL_ONLY else one
+
+
+# Words with alternatives
+
+
+def _adjectives(parsed: _Text) -> Iterator[Edit]:
+    """A colour, material, pattern, size or other attribute before a noun, or after a form of "to be"."""
+    for at, token in enumerate(parsed.words):
+        for edit_type in ("colour", "material", "pattern", "size", "attribute"):
+            if token.word in lexicon.words_of(edit_type) and _describes(parsed, at):
+                for new in lexicon.alternatives(edit_type, token.word):
+                    if _suits(parsed, at, edit_type, new):
+                        yield Edit(edit_type, token.start, token.end, new)
+
+
+def _noun_after(parsed: _Text, at: int) -> Mention | None:
+    """The noun whose phrase the token belongs to."""
+    return next((mention for mention in parsed.found if mention.head <= at < mention.first), None)
+
+
+def _describes(parsed: _Text, at: int) -> bool:
+    word, noun = parsed.words[at].word, _noun_after(parsed, at)
+    if noun is not None:
+        return not (noun.noun in _PEOPLE and word in lexicon.words_of("colour"))
+    is_noun = any(mention.first <= at < mention.last for mention in parsed.found)
+    if is_noun or word in _AMBIGUOUS or not at:
+        return False
+    return parsed.words[at - 1].word in {"is", "are", "was", "were", *DETERMINERS} and _followed(parsed, at)
+
+
+def _followed(parsed: _Text, at: int) -> bool:
+    """An adjective after "is" may end the text; one after an article needs the word it describes."""
+    after_article = parsed.words[at - 1].word in DETERMINERS
+    following = parsed.words[at + 1].word if at + 1 < len(parsed.words) else None
+    return following not in (None, "of", "in", "on", "and", "is", "with", "at") if after_article else True
+
+
+def _suits(parsed: _Text, at: int, edit_type: str, new: str) -> bool:
+    """No second colour equal to the new one in the same phrase; short is opposed to long for long things only."""
+    noun = _noun_after(parsed, at)
+    if parsed.words[at].word == "short":
+        return (new == "long") == (noun is not None and noun.noun in lexicon.LONG_THINGS)
+    phrase = parsed.words[noun.head : noun.first] if noun else ()
+    return all(lexicon.canonical(edit_type, token.word) != lexicon.canonical(edit_type, new) for token in phrase)
+
+
+def _actions(parsed: _Text) -> Iterator[Edit]:
+    for at, token in enumerate(parsed.words):
+        attributive = _noun_after(parsed, at) is not None and at and parsed.words[at - 1].word in DETERMINERS
+        if token.word in lexicon.words_of("action") and not attributive:
+            for new in lexicon.alternatives("action", token.word):
+                yield Edit("action", token.start, token.end, new)
+
+
+def _positions(parsed: _Text) -> Iterator[Edit]:
+    for at, token in enumerate(parsed.words):
+        if token.word in lexicon.words_of("position") and _is_place(parsed.words, at):
+            for new in lexicon.alternatives("position", token.word):
+                yield Edit("position", token.start, token.end, new)
+
+
+def _is_place(words: list[Token], at: int) -> bool:
+    """Left, right, top, front and back are places only beside words that say so ("has left", "a red top" are not)."""
+    word = words[at].word
+    before = words[at - 1].word if at else ""
+    after = words[at + 1].word if at + 1 < len(words) else ""
+    if word in {"inside", "outside"}:
+        return not after
+    if word in {"left", "right", "top", "bottom", "front", "back"}:
+        return after in _SIDES or (before in _PLACES and after in {"", "and", "is"} and word not in {"front", "back"})
+    return True
+
+
+# Relations
+
+
+def _relations(parsed: _Text) -> Iterator[Edit]:
+    known = lexicon.words_of("relation")
+    at = 0
+    while at < len(parsed.words):
+        span = next((n for n in range(4, 0, -1) if _said(parsed, at, n) in known), 0)
+        if span and _relates(parsed, at, span):
+            for new in lexicon.alternatives("relation", _said(parsed, at, span)):
+                yield Edit("relation", parsed.words[at].start, parsed.words[at + span - 1].end, new)
+        at += span or 1
+
+
+def _said(parsed: _Text, at: int, span: int) -> str:
+    """The words as written between spaces; "" when there are not so many."""
+    return " ".join(token.word for token in parsed.words[at : at + span]) if at + span <= len(parsed.words) else ""
+
+
+def _relates(parsed: _Text, at: int, span: int) -> bool:
+    """A relation follows something and precedes a noun; "on the left" and "puts on a hat" are none."""
+    begins = at + span
+    target = next((mention for mention in parsed.found if mention.head <= begins <= mention.first), None)
+    if at == 0 or target is None or parsed.words[at - 1].word in _PARTICLES:
+        return False
+    inner = parsed.text[parsed.words[at].start : parsed.words[begins - 1].end]
+    return "," not in inner and (span > 1 or parsed.words[begins].word in DETERMINERS or target.head == begins)
+
+
+# Numbers
+
+
+def _numbers(parsed: _Text) -> Iterator[Edit]:
+    """More of the same: fewer would still be true of a picture with many."""
+    for mention in parsed.found:
+        yield from _more(parsed, mention) if mention.plural and (mention.count or 0) > 1 else _several(parsed, mention)
+
+
+def _more(parsed: _Text, mention: Mention) -> Iterator[Edit]:
+    token = parsed.words[mention.head]
+    count = number_of(token.word) or 0
+    for larger in range(count + 1, count + 4):
+        new = str(larger) if token.word.isdecimal() else _in_words(larger)
+        if new is not None:
+            yield Edit("count", token.start, token.end, new)
+
+
+def _several(parsed: _Text, mention: Mention) -> Iterator[Edit]:
+    """ "a mug" -> "two mugs", where no verb or pronoun would have to follow the number."""
+    token = parsed.words[mention.head]
+    sense = lexicon.nouns().get(mention.noun)
+    new = None if sense and sense.mass else _form(mention.noun, True)
+    if mention.plural or token.word not in ("a", "an", "one") or new is None or not _free(parsed, mention):
+        return
+    noun = (parsed.words[mention.first].start, parsed.words[mention.last - 1].end)
+    if new == mention.noun or parsed.text[slice(*noun)].lower() != mention.noun:
+        new = _form(parsed.text[slice(*noun)], True) or new
+    for count in (2, 3):
+        yield Edit("count", token.start, token.end, _in_words(count) or "", ((*noun, new),))
+
+
+def _in_words(number: int) -> str | None:
+    return lexicon.NUMBERS[number - 1] if number <= len(lexicon.NUMBERS) else None
+
+
+def _free(parsed: _Text, mention: Mention) -> bool:
+    rest = [token.word for token in parsed.words[mention.last :]]
+    nouns = {parsed.words[i].word for other in parsed.found for i in range(other.first, other.last)}
+    return not any(word in _FINITE or (word.endswith("s") and word not in nouns) for word in rest)
+
+
+_PEOPLE = frozenset(("man", "woman", "boy", "girl", "person", "child", "baby", "adult"))
+_AMBIGUOUS = frozenset(("open", "glass", "square", "full", "dry", "clean", "orange", "gold", "silver", "paper", "stone", "brick"))
+_RULES: tuple[Callable[[_Text], Iterator[Edit]], ...] = (_objects, _adjectives, _actions, _positions, _relations, _numbers)
