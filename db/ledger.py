@@ -1,17 +1,20 @@
 """Runs and their shards: who works on what, how far it got, and what came out.
 
-The queue outside only rings a bell; this ledger is the truth about work. A shard is claimed by lease. Every claim raises
-its fence, and output carries the fence it was made under, so that a worker that was given up cannot write any more.
+The queue outside only rings a bell; this ledger is the truth about work. A shard is claimed by lease. Every claim
+raises its fence, and output carries the fence it was made under, so that a worker that was given up cannot write any
+more.
+
+The state of a run follows from its shards and from what people asked for (`_settle`): queued while nobody works on it,
+running while a shard is leased or only the summing up is left, paused, or ended.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
 from db import schema
@@ -21,22 +24,31 @@ from db.errors import LostLease, NotFound, WinnowError
 from db.records import LogLine, Metric, Run, RunKind, Shard, State, Worker
 
 ATTEMPTS = 3
+LOST = "The worker was lost while it worked on this shard."
 r, s = schema.run.c, schema.shard.c
 EMPTY = b"{}"
 ENDED = (State.DONE, State.FAILED, State.CANCELLED)
+NO_LEASE = {"lease_owner": None, "lease_until": None}
+
+
+def database_clock(connection: Connection) -> float:
+    """POSIX seconds by the clock of the database, the only one that leases are measured with."""
+    return connection.execute(text("SELECT (julianday('now') - 2440587.5) * 86400.0")).scalar_one()
 
 
 def check_fence(connection: Connection, shard: Shard) -> None:
-    """Call inside the transaction that stores a shard's output. Raises LostLease when the shard was claimed anew."""
-    fence = connection.execute(select(s.fence).where(s.id == shard.id)).scalar_one_or_none()
-    if fence != shard.fence:
-        raise LostLease(f"Shard {shard.number} of run {shard.run_id} was given to another worker; this output is discarded.")
+    """Call inside the transaction that stores a shard's output. Raises LostLease when the shard was claimed anew, given
+    back or ended since."""
+    now = connection.execute(select(s.fence, s.state).where(s.id == shard.id)).one_or_none()
+    if now is None or now.fence != shard.fence or now.state != State.RUNNING:
+        what = f"Shard {shard.number} of run {shard.run_id}"
+        raise LostLease(f"{what} was taken from this worker; what it makes of it now is discarded.")
 
 
 class Ledger:
-    """`clock` gives POSIX seconds; leases compare only its values with each other."""
+    """`clock` gives POSIX seconds, inside the transaction that uses them."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, clock: Callable[[Connection], float] = database_clock) -> None:
         self._db, self._now = database, clock
 
     # Runs
@@ -53,12 +65,12 @@ class Ledger:
         versions: dict[str, str],
         after_id: int | None = None,
     ) -> Run:
-        """A queued run without shards yet; with `after_id` it waits until that run is done."""
+        """A queued run without shards yet. With `after_id` it waits until that run is done, and is cancelled when that
+        one fails, is cancelled, or has been already. Raises NotFound when there is no such run to wait for."""
         values = {
             "kind": str(kind),
             "title": title,
             "state": str(State.QUEUED),
-            "created_at": self._now(),
             "seed": seed,
             "dataset_id": dataset_id,
             "after_id": after_id,
@@ -72,11 +84,16 @@ class Ledger:
             "total": 0,
         }
         with self._db.write() as connection:
-            key = connection.execute(schema.run.insert().values(values)).inserted_primary_key
-        return self.run(key[0])
+            leader = None if after_id is None else _require(connection, after_id)
+            made = schema.run.insert().values(**values, created_at=self._now(connection)).returning(r.id)
+            run_id = connection.execute(made).scalar_one()
+            if leader is not None and leader.state in (State.FAILED, State.CANCELLED):
+                self._end(connection, run_id, State.CANCELLED, _in_vain(leader.id, leader.state))
+            return _require(connection, run_id)
 
     def plan(self, run_id: int, payloads: Sequence[tuple[dict[str, Any], int]]) -> None:
-        """Write the run's shards, `(payload, number of items)` each. A second plan of the same run changes nothing."""
+        """Write the run's shards, `(payload, number of items)` each. A second plan of the same run, or one that comes
+        after its end, changes nothing."""
         rows = [
             {
                 "run_id": run_id,
@@ -91,11 +108,13 @@ class Ledger:
             for number, (payload, total) in enumerate(payloads)
         ]
         with self._db.write() as connection:
-            if rows and connection.execute(select(s.id).where(s.run_id == run_id)).first() is None:
+            planned = connection.execute(select(s.id).where(s.run_id == run_id)).first()
+            if rows and planned is None and not _require(connection, run_id).state.ended:
                 connection.execute(insert(schema.shard), rows)
-                connection.execute(update(schema.run).where(r.id == run_id).values(total=sum(total for _, total in payloads)))
+                self._settle(connection, run_id)
 
     def run(self, run_id: int) -> Run:
+        """Raises NotFound."""
         with self._db.read() as connection:
             return _require(connection, run_id)
 
@@ -120,12 +139,15 @@ class Ledger:
 
     def followers(self, run_id: int) -> list[Run]:
         """The runs that wait, or waited, for this one."""
+        query = select(schema.run).where(r.after_id == run_id).order_by(r.id)
         with self._db.read() as connection:
-            return [_run(row) for row in connection.execute(select(schema.run).where(r.after_id == run_id).order_by(r.id))]
+            return [_run(row) for row in connection.execute(query)]
 
     def shards(self, run_id: int) -> list[Shard]:
+        """By number; none while the run is not planned."""
+        query = select(schema.shard).where(s.run_id == run_id).order_by(s.number)
         with self._db.read() as connection:
-            return [_shard(row) for row in connection.execute(select(schema.shard).where(s.run_id == run_id).order_by(s.number))]
+            return [_shard(row) for row in connection.execute(query)]
 
     def set_result(self, run_id: int, result: Mapping[str, Any]) -> None:
         """Merge into the run's result."""
@@ -135,182 +157,203 @@ class Ledger:
 
     # Claiming work
 
-    def claim(self, run_id: int, owner: str, lease_seconds: float = 60) -> Shard | None:
-        """The next shard of the run, leased to `owner`; None when there is nothing to do now.
+    def waiting_runs(self, limit: int = 50) -> list[Run]:
+        """The oldest runs that a worker could go on with now: neither held back nor waiting for another run, and with
+        a shard to claim, or to be planned, or with nothing left but the summing up."""
+        leader = schema.run.alias()
+        followed = select(leader.c.id).where(leader.c.id == r.after_id, leader.c.state == State.DONE).exists()
+        open_ = select(s.id).where(s.run_id == r.id, s.state.not_in(ENDED)).exists()
+        going = and_(r.state.in_((State.QUEUED, State.RUNNING)), ~r.cancel_requested)
+        with self._db.read() as connection:
+            claimable = or_(s.state == State.QUEUED, self._late(connection))
+            todo = and_(~r.pause_requested, select(s.id).where(s.run_id == r.id, claimable).exists())
+            query = select(schema.run).where(going, or_(r.after_id.is_(None), followed), or_(todo, ~open_))
+            return [_run(row) for row in connection.execute(query.order_by(r.id).limit(limit))]
 
-        Queued shards come first, then those whose lease ran out. A shard that was tried three times becomes failed
-        instead.
+    def claim(self, run_id: int, owner: str, lease_seconds: float = 60) -> Shard | None:
+        """The lowest queued shard of the run, leased to `owner`; None when there is nothing to do now.
+
+        A shard whose lease ran out counts as queued; one that was tried three times becomes failed instead.
         """
-        now = self._now()
         with self._db.write() as connection:
             run = _require(connection, run_id)
             if run.state.ended or run.cancel_requested or run.pause_requested or _waits(connection, run):
                 return None
-            open_ = or_(s.state == State.QUEUED, and_(s.state == State.RUNNING, s.lease_until < now))
-            rows = connection.execute(select(schema.shard).where(s.run_id == run_id, open_).order_by(s.state, s.number))
-            for row in rows.all():
-                if row.attempt < ATTEMPTS:
-                    return self._lease(connection, run, row, owner, now + lease_seconds)
-                lost = row.error or "The worker was lost while it worked on this shard."
-                connection.execute(update(schema.shard).where(s.id == row.id).values(state=str(State.FAILED), error=lost))
-            self._settle(connection, run_id)
-            return None
+            self._expire(connection, s.run_id == run_id)
+            queued = select(schema.shard).where(s.run_id == run_id, s.state == State.QUEUED).order_by(s.number).limit(1)
+            row = connection.execute(queued).one_or_none()
+            return None if row is None else self._lease(connection, row, owner, lease_seconds)
 
-    def _lease(self, connection: Connection, run: Run, row: Row[Any], owner: str, until: float) -> Shard:
+    def _lease(self, connection: Connection, row: Row[Any], owner: str, lease_seconds: float) -> Shard:
+        now = self._now(connection)
         values = {
             "state": str(State.RUNNING),
             "attempt": row.attempt + 1,
             "fence": row.fence + 1,
             "lease_owner": owner,
-            "lease_until": until,
+            "lease_until": now + lease_seconds,
         }
         connection.execute(update(schema.shard).where(s.id == row.id).values(values))
-        started = run.started_at if run.started_at is not None else self._now()
-        connection.execute(update(schema.run).where(r.id == run.id).values(state=str(State.RUNNING), started_at=started))
+        started = func.coalesce(r.started_at, now)
+        connection.execute(update(schema.run).where(r.id == row.run_id).values(started_at=started))
+        self._settle(connection, row.run_id)
         return _shard(connection.execute(select(schema.shard).where(s.id == row.id)).one())
 
     def heartbeat(self, shard: Shard, lease_seconds: float = 60) -> None:
         """Extend the lease. Raises LostLease when it was taken over."""
-        self._change(shard, lease_until=self._now() + lease_seconds)
+        with self._db.write() as connection:
+            check_fence(connection, shard)
+            until = self._now(connection) + lease_seconds
+            connection.execute(update(schema.shard).where(s.id == shard.id).values(lease_until=until))
 
     def advance(self, shard: Shard, done: int, total: int | None = None) -> None:
-        """Record how many items of the shard are done."""
+        """Record how many items of the shard are done. Raises LostLease."""
         self._change(shard, done=done, **({} if total is None else {"total": total}))
 
     def finish_shard(self, shard: Shard) -> None:
-        self._change(shard, state=str(State.DONE), done=s.total, error=None)
+        """All items are done and stored. Raises LostLease."""
+        self._change(shard, state=str(State.DONE), done=s.total, error=None, **NO_LEASE)
 
     def fail_shard(self, shard: Shard, error: str) -> None:
-        """Back to the queue, or failed for good after the third attempt. What it stored stays."""
+        """Back to the queue, or failed for good after the third attempt. What it stored stays. Raises LostLease."""
         state = State.QUEUED if shard.attempt < ATTEMPTS else State.FAILED
-        self._change(shard, state=str(state), error=error)
+        self._change(shard, state=str(state), error=error, **NO_LEASE)
 
     def release_shard(self, shard: Shard) -> None:
-        """Back to the queue without counting the attempt: the worker stopped on purpose."""
-        self._change(shard, state=str(State.QUEUED), attempt=shard.attempt - 1)
+        """Back to the queue without counting the attempt: the worker stopped on purpose. Raises LostLease."""
+        self._change(shard, state=str(State.QUEUED), attempt=shard.attempt - 1, **NO_LEASE)
 
     def _change(self, shard: Shard, **values: Any) -> None:
-        if "state" in values:
-            values |= {"lease_owner": None, "lease_until": None}
         with self._db.write() as connection:
             check_fence(connection, shard)
             connection.execute(update(schema.shard).where(s.id == shard.id).values(values))
             self._settle(connection, shard.run_id)
 
-    def release_owner(self, owner: str) -> list[int]:
-        """Give back everything a worker that is known to be dead had leased. Returns the runs concerned."""
-        held = and_(s.state == State.RUNNING, s.lease_owner == owner)
+    def expire_leases(self, dead_owner: str | None = None) -> list[int]:
+        """Queue, or fail after the third attempt, every shard whose lease ran out, and those of a worker that is known
+        to be dead. Returns the runs concerned."""
         with self._db.write() as connection:
-            runs = list(connection.execute(select(s.run_id).where(held).distinct()).scalars())
-            connection.execute(update(schema.shard).where(held).values(lease_until=0.0))
-        return runs
+            if dead_owner is not None:
+                held = and_(s.state == State.RUNNING, s.lease_owner == dead_owner)
+                connection.execute(update(schema.shard).where(held).values(lease_until=0.0))
+            return self._expire(connection)
 
-    def waiting(self) -> list[Run]:
-        """Runs that a worker could go on with now: not ended, not held back, with work nobody has leased."""
-        now = self._now()
-        open_ = or_(s.state == State.QUEUED, and_(s.state == State.RUNNING, s.lease_until < now))
-        todo = select(s.id).where(s.run_id == r.id, open_).exists()
-        planned = select(s.id).where(s.run_id == r.id).exists()
-        unfinished = select(s.id).where(s.run_id == r.id, s.state.not_in(ENDED)).exists()
-        query = select(schema.run).where(
-            r.state.in_((State.QUEUED, State.RUNNING)), ~r.cancel_requested, ~r.pause_requested, or_(todo, ~planned, ~unfinished)
-        )
-        with self._db.read() as connection:
-            return [run for run in map(_run, connection.execute(query.order_by(r.id)).all()) if not _waits(connection, run)]
+    def _late(self, connection: Connection) -> ColumnElement[bool]:
+        return and_(s.state == State.RUNNING, s.lease_until < self._now(connection))
+
+    def _expire(self, connection: Connection, *where: ColumnElement[bool]) -> list[int]:
+        late = and_(self._late(connection), *where)
+        runs = list(connection.execute(select(s.run_id).where(late).distinct()).scalars())
+        if runs:
+            lost = {"state": str(State.FAILED), "error": func.coalesce(s.error, LOST)}
+            connection.execute(update(schema.shard).where(late, s.attempt >= ATTEMPTS).values(**lost, **NO_LEASE))
+            connection.execute(update(schema.shard).where(late).values(state=str(State.QUEUED), **NO_LEASE))
+        for run_id in runs:
+            self._settle(connection, run_id)
+        return runs
 
     # The wishes of people
 
     def request_cancel(self, run_id: int) -> None:
-        """End the run; what it made stays. Raises WinnowError when it has ended already."""
-        with self._db.write() as connection:
-            run = self._going(connection, run_id, "cancel")
-            connection.execute(update(schema.run).where(r.id == run.id).values(cancel_requested=True, pause_requested=False))
-            idle = or_(s.state == State.QUEUED, s.lease_until < self._now())
-            connection.execute(update(schema.shard).where(s.run_id == run_id, s.state.not_in(ENDED), idle).values(state=str(State.CANCELLED)))
-            self._settle(connection, run_id)
-
-    def cancelled_shard(self, shard: Shard) -> None:
-        """The worker's answer to a cancel request: the shard is over."""
-        self._change(shard, state=str(State.CANCELLED))
+        """End the run, once the worker that is at it has let go; what it made stays. Raises WinnowError when it has
+        ended already."""
+        self._wish(run_id, "cancel", lambda run: True, cancel_requested=True, pause_requested=False)
 
     def request_pause(self, run_id: int) -> None:
-        with self._db.write() as connection:
-            self._going(connection, run_id, "pause")
-            connection.execute(update(schema.run).where(r.id == run_id).values(pause_requested=True))
-            self._settle(connection, run_id)
+        """Hold the run back after the item at hand. Raises WinnowError when it has ended or is held back already."""
+        self._wish(run_id, "pause", lambda run: not (run.cancel_requested or run.pause_requested), pause_requested=True)
 
     def request_resume(self, run_id: int) -> None:
-        """Go on with a paused run."""
+        """Go on with a paused run. Raises WinnowError when it is not paused."""
+        self._wish(run_id, "resume", lambda run: run.pause_requested, pause_requested=False)
+
+    def _wish(self, run_id: int, verb: str, possible: Callable[[Run], bool], **flags: bool) -> None:
         with self._db.write() as connection:
             run = _require(connection, run_id)
-            if not run.pause_requested:
-                raise WinnowError(f"Run {run_id} is {run.state}, not paused; there is nothing to resume.")
-            connection.execute(update(schema.run).where(r.id == run_id).values(pause_requested=False, state=str(State.QUEUED)))
+            if run.state.ended or not possible(run):
+                raise WinnowError(f"Run {run_id} is {_described(run)}; you cannot {verb} it.")
+            connection.execute(update(schema.run).where(r.id == run_id).values(flags))
+            self._expire(connection, s.run_id == run_id)
+            self._settle(connection, run_id)
 
     def request_retry(self, run_id: int) -> None:
-        """Queue what failed or was cancelled again, and the runs that were cancelled because of it."""
+        """Queue what failed or was cancelled again, with three new attempts, and the runs that were cancelled because
+        of it. Raises WinnowError when the run has not failed, or waits for one that has."""
         with self._db.write() as connection:
             run = _require(connection, run_id)
             if run.state not in (State.FAILED, State.CANCELLED):
                 raise WinnowError(f"Run {run_id} is {run.state}; only failed and cancelled runs can be tried again.")
-            again = {"state": str(State.QUEUED), "error": None, "ended_at": None, "cancel_requested": False, "pause_requested": False}
-            followers = and_(r.after_id == run_id, r.state == State.CANCELLED)
-            connection.execute(update(schema.run).where(or_(r.id == run_id, followers)).values(again))
-            stuck = and_(s.run_id == run_id, s.state.in_((State.FAILED, State.CANCELLED)))
-            connection.execute(update(schema.shard).where(stuck).values(state=str(State.QUEUED), attempt=0, error=None))
+            leader = None if run.after_id is None else _require(connection, run.after_id)
+            if leader is not None and leader.state in (State.FAILED, State.CANCELLED):
+                raise WinnowError(f"{_in_vain(leader.id, leader.state)} Try run {leader.id} again; this one follows.")
+            self._reopen(connection, run_id)
 
-    def _going(self, connection: Connection, run_id: int, verb: str) -> Run:
-        run = _require(connection, run_id)
-        if run.state.ended:
-            raise WinnowError(f"Run {run_id} is {run.state} already; there is nothing to {verb}.")
-        return run
+    def _reopen(self, connection: Connection, run_id: int) -> None:
+        again = {"state": str(State.QUEUED), "error": None, "ended_at": None}
+        flags = {"cancel_requested": False, "pause_requested": False}
+        connection.execute(update(schema.run).where(r.id == run_id).values(**again, **flags))
+        stuck = and_(s.run_id == run_id, s.state.in_((State.FAILED, State.CANCELLED)))
+        fresh = {"state": str(State.QUEUED), "attempt": 0, "done": 0, "error": None}
+        connection.execute(update(schema.shard).where(stuck).values(fresh))
+        self._settle(connection, run_id)
+        in_vain = and_(r.after_id == run_id, r.state == State.CANCELLED, ~r.cancel_requested)
+        for follower in connection.execute(select(r.id).where(in_vain)).scalars().all():
+            self._reopen(connection, follower)
 
     # State
 
-    def conclude(self, run_id: int) -> None:
-        """Mark a run done whose shards are all done and whose summary is written."""
+    def settle(self, run_id: int) -> Run:
+        """Derive the run's progress and state from its shards again."""
         with self._db.write() as connection:
-            values = {"state": str(State.DONE), "ended_at": self._now(), "error": None}
-            connection.execute(update(schema.run).where(r.id == run_id, r.state.not_in(ENDED)).values(values))
+            self._settle(connection, run_id)
+            return _require(connection, run_id)
+
+    def conclude(self, run_id: int) -> None:
+        """Mark a run done whose shards are all done and whose summary is written; one that has ended stays as it is."""
+        with self._db.write() as connection:
+            if not _require(connection, run_id).state.ended:
+                self._end(connection, run_id, State.DONE, None)
 
     def fail_run(self, run_id: int, error: str) -> None:
         """A failure outside the shards (planning, summing up). Runs that wait for this one are cancelled."""
         with self._db.write() as connection:
-            self._end(connection, run_id, State.FAILED, error)
+            if not _require(connection, run_id).state.ended:
+                self._end(connection, run_id, State.FAILED, error)
 
     def _settle(self, connection: Connection, run_id: int) -> None:
-        """Derive the run's progress and state from its shards. A run whose shards are all done is still running until it
-        is concluded."""
-        counted = select(s.state, func.count(), func.sum(s.done), func.sum(s.total)).where(s.run_id == run_id).group_by(s.state)
-        rows = connection.execute(counted).all()
-        states = {State(state): n for state, n, *_ in rows}
-        done, total = sum(row[2] for row in rows), sum(row[3] for row in rows)
-        connection.execute(update(schema.run).where(r.id == run_id).values(done=done, total=total))
         run = _require(connection, run_id)
-        open_ = sum(n for state, n in states.items() if not state.ended)
-        if run.cancel_requested and not open_:
-            self._end(connection, run_id, State.CANCELLED, None)
-        elif run.pause_requested and State.RUNNING not in states and open_:
-            connection.execute(update(schema.run).where(r.id == run_id).values(state=str(State.PAUSED)))
-        elif states and not open_ and State.FAILED in states:
-            first = select(s.number, s.error).where(s.run_id == run_id, s.state == State.FAILED).order_by(s.number)
-            number, error = connection.execute(first).first() or (0, "")
-            last_line = (error or "").strip().splitlines()[-1:] or [""]
-            summary = f"{states[State.FAILED]} of {sum(states.values())} shards failed; shard {number}: {last_line[0]}"
-            self._end(connection, run_id, State.FAILED, summary)
+        if run.cancel_requested:
+            self._cancel_queued(connection, run_id)
+        counted = select(s.state, func.count(), func.sum(s.done), func.sum(s.total)).where(s.run_id == run_id)
+        rows = connection.execute(counted.group_by(s.state)).all()
+        count = {State(state): number for state, number, *_ in rows}
+        state = run.state if run.state.ended else _derived(run, count)
+        values = {"state": str(state), "done": sum(row[2] for row in rows), "total": sum(row[3] for row in rows)}
+        connection.execute(update(schema.run).where(r.id == run_id).values(values))
+        if state.ended and not run.state.ended:
+            self._end(connection, run_id, state, _summary(connection, run_id, count) if state is State.FAILED else None)
+
+    def _cancel_queued(self, connection: Connection, run_id: int) -> None:
+        queued = and_(s.run_id == run_id, s.state == State.QUEUED)
+        connection.execute(update(schema.shard).where(queued).values(state=str(State.CANCELLED)))
 
     def _end(self, connection: Connection, run_id: int, state: State, error: str | None) -> None:
-        values = {"state": str(state), "error": error, "ended_at": self._now()}
+        values = {"state": str(state), "error": error, "ended_at": self._now(connection), "pause_requested": False}
         connection.execute(update(schema.run).where(r.id == run_id).values(values))
-        for follower in connection.execute(select(r.id).where(r.after_id == run_id, r.state.not_in(ENDED))).scalars().all():
-            self._end(connection, follower, State.CANCELLED, f"Run {run_id}, which this one waited for, is {state}.")
+        if state is State.DONE:
+            return
+        self._cancel_queued(connection, run_id)
+        waiting = and_(r.after_id == run_id, r.state.not_in(ENDED))
+        for follower in connection.execute(select(r.id).where(waiting)).scalars().all():
+            self._end(connection, follower, State.CANCELLED, _in_vain(run_id, state))
 
     # Logs, curves, workers
 
     def log(self, run_id: int, text: str, level: str = "info", shard: int | None = None) -> None:
-        values = {"run_id": run_id, "at": self._now(), "level": level, "text": text, "shard": shard}
+        """Append a line to the run's log."""
+        values = {"run_id": run_id, "level": level, "text": text, "shard": shard}
         with self._db.write() as connection:
-            connection.execute(schema.log.insert().values(values))
+            connection.execute(schema.log.insert().values(**values, at=self._now(connection)))
 
     def logs(self, run_id: int, after: int = 0, limit: int = 200) -> list[LogLine]:
         """Oldest first, from the line after id `after`."""
@@ -325,15 +368,14 @@ class Ledger:
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if bad:
             raise WinnowError(f"Run {run_id}, step {step}: {bad} is not finite.")
-        now = self._now()
-        rows = [{"run_id": run_id, "step": step, "name": name, "value": value, "at": now} for name, value in values.items()]
+        if not values:
+            return
         statement = insert(schema.metric)
-        replace = statement.on_conflict_do_update(
-            index_elements=["run_id", "name", "step"], set_={"value": statement.excluded.value, "at": statement.excluded.at}
-        )
-        if rows:
-            with self._db.write() as connection:
-                connection.execute(replace, rows)
+        newer = {"value": statement.excluded.value, "at": statement.excluded.at}
+        replace = statement.on_conflict_do_update(index_elements=["run_id", "name", "step"], set_=newer)
+        with self._db.write() as connection:
+            point = {"run_id": run_id, "step": step, "at": self._now(connection)}
+            connection.execute(replace, [{**point, "name": name, "value": value} for name, value in values.items()])
 
     def metrics(self, run_id: int, names: Sequence[str] | None = None) -> list[Metric]:
         """The points of the named curves, or of all, by name and step."""
@@ -346,22 +388,22 @@ class Ledger:
 
     def present(self, worker: str, run_id: int | None = None) -> None:
         """A worker says that it is alive and what it works on."""
-        statement = insert(schema.worker).values(name=worker, seen_at=self._now(), run_id=run_id)
-        replace = statement.on_conflict_do_update(
-            index_elements=["name"], set_={"seen_at": statement.excluded.seen_at, "run_id": statement.excluded.run_id}
-        )
+        statement = insert(schema.worker)
+        seen = {"seen_at": statement.excluded.seen_at, "run_id": statement.excluded.run_id}
+        replace = statement.on_conflict_do_update(index_elements=["name"], set_=seen)
         with self._db.write() as connection:
-            connection.execute(replace)
+            connection.execute(replace, {"name": worker, "seen_at": self._now(connection), "run_id": run_id})
 
     def gone(self, worker: str) -> None:
+        """A worker has ended, or was found dead."""
         with self._db.write() as connection:
             connection.execute(schema.worker.delete().where(schema.worker.c.name == worker))
 
     def workers(self) -> list[Worker]:
         """Those last heard of first."""
-        table = schema.worker
+        query = select(schema.worker).order_by(schema.worker.c.seen_at.desc())
         with self._db.read() as connection:
-            return [Worker(**row._mapping) for row in connection.execute(select(table).order_by(table.c.seen_at.desc()))]
+            return [Worker(**row._mapping) for row in connection.execute(query)]
 
 
 def _require(connection: Connection, run_id: int) -> Run:
@@ -375,6 +417,34 @@ def _waits(connection: Connection, run: Run) -> bool:
     if run.after_id is None:
         return False
     return connection.execute(select(r.state).where(r.id == run.after_id)).scalar_one() != State.DONE
+
+
+def _derived(run: Run, count: Mapping[State, int]) -> State:
+    """What the shards of a run that has not ended, counted by state, and people's wishes make of it."""
+    if State.RUNNING in count:
+        return State.RUNNING
+    if run.cancel_requested:
+        return State.CANCELLED
+    if State.QUEUED in count or not count:
+        return State.PAUSED if run.pause_requested else State.QUEUED
+    return State.FAILED if State.FAILED in count else State.RUNNING  # all done: only the summing up is left
+
+
+def _described(run: Run) -> str:
+    if run.state.ended:
+        return f"{run.state} already"
+    return "being cancelled" if run.cancel_requested else "held back already" if run.pause_requested else str(run.state)
+
+
+def _in_vain(leader_id: int, state: State) -> str:
+    return f"Run {leader_id}, which this one waited for, is {state}."
+
+
+def _summary(connection: Connection, run_id: int, count: Mapping[State, int]) -> str:
+    failed = select(s.number, s.error).where(s.run_id == run_id, s.state == State.FAILED).order_by(s.number).limit(1)
+    number, error = connection.execute(failed).one()
+    lines = error.strip().splitlines() or [""]
+    return f"{count[State.FAILED]} of {sum(count.values())} shards failed; shard {number}: {lines[-1]}"
 
 
 def _run(row: Row[Any]) -> Run:

@@ -23,12 +23,15 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import msgspec
 from huey import Huey, RedisHuey, SqliteHuey
+from huey.consumer import Consumer
+from huey.exceptions import ConfigurationError
 from huey.serializer import SignedSerializer
 from huey.storage import SqliteStorage
 
-from db.database import sqlite_module
-from db.errors import LostLease
+from db.database import journal_mode, sqlite_module
+from db.errors import LostLease, WinnowError
 from db.records import Run, RunKind, Shard, State
 from db.store import Store
 
@@ -45,6 +48,7 @@ class _Storage(SqliteStorage):
     """Huey's file on the SQLite library that the rest of the process uses."""
 
     operational_error = sqlite.OperationalError
+    integrity_error = sqlite.IntegrityError
 
     def _create_connection(self) -> Any:
         connection = sqlite.connect(self.filename, timeout=self._timeout, check_same_thread=False)
@@ -54,63 +58,105 @@ class _Storage(SqliteStorage):
         return connection
 
 
+class _Consumer(Consumer):
+    def _set_signal_handlers(self) -> None:
+        """None: signals are the worker's business."""
+
+
 class Doorbell:
-    """Tells workers that a run may have work."""
+    """Tells workers that a run may have work. Raises WinnowError for a Redis URL without the library for it."""
 
     def __init__(self, home: Path, queue_url: str = "") -> None:
         home.mkdir(parents=True, exist_ok=True)
-        serializer = SignedSerializer(secret=_secret(home / "secret"))
+        serializer = SignedSerializer(secret=_secret(home / "secret"))  # messages are pickles: only our own are read
         common: dict[str, Any] = {"name": "winnow", "results": False, "serializer": serializer}
-        if queue_url:
-            self.huey: Huey = RedisHuey(url=queue_url, **common)
-        else:
-            self.huey = SqliteHuey(filename=str(home / "queue.db"), storage_class=_Storage, **common)
+        self.huey: Huey = _redis(queue_url, common) if queue_url else _file(home / "queue.db", common)
         self.heard: Callable[[int], None] = lambda run_id: None
         self._task = self.huey.task(name="ring")(self._answer)
 
     def ring(self, run_id: int) -> None:
-        self._task(run_id)
+        """Wake a worker. A queue that cannot be reached is logged and no more: workers also look by themselves."""
+        try:
+            self._task(run_id)
+        except Exception:
+            logger.exception("could not ring for run %s; a worker will find it when it next looks", run_id)
 
     def _answer(self, run_id: int) -> None:
         self.heard(run_id)
 
 
-def _secret(path: Path) -> str:
-    """A random secret, made at the first start, readable by its owner only."""
+def _file(path: Path, common: dict[str, Any]) -> Huey:
+    mode = journal_mode(tuple(sqlite.sqlite_version_info))
+    return SqliteHuey(filename=str(path), storage_class=_Storage, strict_fifo=True, journal_mode=mode, timeout=10, **common)
+
+
+def _redis(url: str, common: dict[str, Any]) -> Huey:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        return RedisHuey(url=url, **common)
+    except ConfigurationError as error:
+        raise WinnowError(f"The queue at {url} needs a library that is not installed: pip install redis") from error
+
+
+def _secret(path: Path) -> str:
+    """A random secret, made at the first start, readable by its owner only. Whole or absent, whoever else starts now."""
+    if path.exists():
         return path.read_text()
+    handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
     with os.fdopen(handle, "w") as file:
         file.write(secrets.token_hex(32))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        logger.debug("%s is there already", path)
+    finally:
+        os.unlink(draft)
     return path.read_text()
 
 
 class Child:
-    """A spawned process that executes shards, one after the other, in a process group of its own."""
+    """A spawned process that executes shards, one after the other, in a process group of its own.
+
+    Spawned, never forked: CUDA does not survive a fork. It finds modules where this process does.
+    """
 
     def __init__(self, home: Path, module: str) -> None:
-        self._errors = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "engine.child", str(home), str(os.getpid()), module]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process lives)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True
+            [sys.executable, "-P", "-m", "engine.child", str(home), str(os.getpid()), module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
+            start_new_session=True,
+            text=True,
         )
-        self.messages: Queue[dict[str, Any] | None] = Queue()
+        self._messages: Queue[dict[str, Any]] = Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            self.messages.put(json.loads(line))
-        self.messages.put(None)
+        try:
+            for line in self._process.stdout:
+                if line.endswith("\n"):  # what a killed process was about to say is no message
+                    self._messages.put(json.loads(line))
+        finally:
+            self._messages.put({"what": "ended"})
 
-    def send(self, **message: Any) -> None:
+    def send(self, what: str, **values: Any) -> None:
+        """Give an order. A child that is gone says so itself, by the message `ended`."""
         assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.write(json.dumps({"what": what, **values}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            logger.warning("the child process is gone")
+            logger.warning("the child process %s is gone", self._process.pid)
+
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """The next message, if one comes in this time. The end of the child is a message too."""
+        try:
+            return self._messages.get(timeout=seconds)
+        except Empty:
+            return None
 
     @property
     def alive(self) -> bool:
@@ -123,27 +169,38 @@ class Child:
         except ProcessLookupError:
             logger.debug("child %s was gone already", self._process.pid)
         self._process.wait()
+        self._errors.close()
 
     def obituary(self) -> str:
         """How it ended, with the last it wrote to its error stream."""
-        code = self._process.wait()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, self._errors.tell() - STDERR_BYTES))
+        try:
+            code = self._process.wait(STOP_SECONDS)
+            how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "falling silent"
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - STDERR_BYTES))
         return f"The child process ended by {how} while it worked.\n{self._errors.read().decode(errors='replace')}"
 
 
 class Worker:
-    """Takes runs from the ledger, one shard at a time, until it is asked to stop.
+    """Takes runs from the ledger, the oldest first and one shard at a time, until it is asked to stop.
 
-    `module` names the module with `plan`, `execute` and `conclude`.
+    A worker that is silent for `lease_seconds` loses its shard to another; `look_seconds` is how often an idle one looks
+    for work that nobody rang for. `module` names the module with `plan`, `execute` and `conclude`.
     """
 
     def __init__(
-        self, home: Path, *, queue_url: str = "", lease_seconds: float = 60, look_seconds: float = 5, module: str = EXECUTORS
+        self,
+        home: Path,
+        *,
+        queue_url: str = "",
+        lease_seconds: float = 60,
+        look_seconds: float = 5,
+        module: str = EXECUTORS,
     ) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{_start_time(os.getpid())}"
+        self.name = f"{_place()}:{os.getpid()}:{_start_time(os.getpid())}"
         self.store = Store(home)
+        self._ledger = self.store.ledger
         self._home, self._module, self._runs = home, module, import_module(module)
         self._lease, self._look = lease_seconds, look_seconds
         self._bell = threading.Event()
@@ -158,64 +215,82 @@ class Worker:
         self._bell.set()
 
     def run(self) -> None:
-        """Work until `stop` is called."""
-        consumer = self._doorbell.huey.create_consumer(
-            workers=1, worker_type="thread", periodic=False, initial_delay=0.1, backoff=1.15, max_delay=1.0, check_worker_health=False
-        )
-        consumer.start()
+        """Work until `stop` is called, or SIGTERM, SIGHUP or Ctrl-C comes; a second one of them ends it at once."""
         self._obey_signals()
-        self._release_the_dead()
+        consumer = _Consumer(self._doorbell.huey, worker_type="thread", periodic=False, max_delay=1.0)
+        consumer.start()
         try:
             while not self._stop.is_set():
                 self._bell.clear()
-                self.store.ledger.present(self.name)
-                if not self.work_once():
+                if not self._step():
                     self._bell.wait(self._look)
         finally:
             self._end_child()
-            consumer.stop(graceful=False)
-            self.store.ledger.gone(self.name)
+            consumer.stop()
+            self._ledger.gone(self.name)
             self.store.close()
 
     def _obey_signals(self) -> None:
-        """SIGTERM and Ctrl-C stop the worker, a second one ends it at once. After Huey, which registers its own."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        wanted = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
         def asked_to_stop(number: int, frame: object) -> None:
-            signal.signal(number, signal.SIG_DFL)
+            for each in wanted:
+                signal.signal(each, signal.SIG_DFL)
             self.stop()
 
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, asked_to_stop)
+        for number in wanted:
+            signal.signal(number, asked_to_stop)
+
+    def _step(self) -> bool:
+        try:
+            self._tend()
+            return self.work_once()
+        except WinnowError:  # the disk is full, or another process holds the database
+            logger.exception("cannot work now; trying again in %s s", self._look)
+            self._end_child()
+            return False
+
+    def _tend(self, run_id: int | None = None) -> None:
+        """Show that this worker is alive, and free what others have left behind: those of this machine that are dead at
+        once, others when their leases run out."""
+        self._ledger.present(self.name, run_id)
+        for worker in self._ledger.workers():
+            place, pid, started = worker.name.rsplit(":", 2)
+            if place == _place() and _start_time(int(pid)) != started:
+                self._ledger.expire_leases(dead_owner=worker.name)
+                self._ledger.gone(worker.name)
+        self._ledger.expire_leases()
 
     def work_once(self) -> bool:
         """Do one shard, or one step of planning or summing up. False when there was nothing to do."""
-        for run in self.store.ledger.waiting():
-            if self._stop.is_set():
-                return False
-            if self._advance(run):
-                return True
-        return False
+        return any(self._advance(run) for run in self._ledger.waiting_runs() if not self._stop.is_set())
 
     def _advance(self, run: Run) -> bool:
-        shards = self.store.ledger.shards(run.id)
+        shard = self._ledger.claim(run.id, self.name, self._lease)
+        if shard is not None:
+            self._do(run, shard)
+            return True
         try:
-            if not shards:
-                payloads = self._runs.plan(self.store, run)
-                self.store.ledger.plan(run.id, payloads)
-                shards = self.store.ledger.shards(run.id)
-            if all(shard.state is State.DONE for shard in shards):
-                self._runs.conclude(self.store, run)
-                self.store.ledger.conclude(run.id)
-                return True
+            return self._plan(run) or self._conclude(run)
         except Exception as error:
             logger.exception("run %s", run.id)
-            self.store.ledger.fail_run(run.id, f"{type(error).__name__}: {error}")
+            self._ledger.fail_run(run.id, f"{type(error).__name__}: {error}")
             return True
-        shard = self.store.ledger.claim(run.id, self.name, self._lease)
-        if shard is None:
+
+    def _plan(self, run: Run) -> bool:
+        """Write the shards of a run that has none yet. False when it has, or when there is nothing to do in it."""
+        payloads = [] if self._ledger.shards(run.id) else self._runs.plan(self.store, run)
+        self._ledger.plan(run.id, payloads)
+        return bool(payloads)
+
+    def _conclude(self, run: Run) -> bool:
+        """Sum up a run whose shards are all done. False when somebody else is still at one of them."""
+        if any(shard.state is not State.DONE for shard in self._ledger.shards(run.id)):
             return False
-        self._do(run, shard)
+        self._runs.conclude(self.store, run)
+        self._ledger.conclude(run.id)
         return True
 
     # One shard
@@ -226,62 +301,63 @@ class Worker:
         if alone:
             self._end_child()
         child = self._ready_child()
-        child.send(what="work", run=run.id, shard=shard.id)
+        child.send("work", run=run.id, shard=msgspec.to_builtins(shard))
         try:
             self._watch(run, shard, child)
-        except LostLease:
+        except LostLease as lost:
+            logger.warning("%s", lost)
             self._end_child()
-            logger.warning("lost the lease on shard %s of run %s", shard.number, run.id)
         if alone:
             self._end_child()
 
     def _watch(self, run: Run, shard: Shard, child: Child) -> None:
-        beat, looked, stopping_since = time.monotonic(), 0.0, None
+        beat, patience = time.monotonic(), float("inf")
         while True:
-            message = _next(child)
-            if message is not None and self._hear(run, shard, child, message):
+            message = child.hear(POLL_SECONDS)
+            if message is not None and self._answer(run, shard, child, message):
                 return
             now = time.monotonic()
             if now - beat > self._lease / 4:
                 beat = now
-                self.store.ledger.heartbeat(shard, self._lease)
-                self.store.ledger.present(self.name, run.id)
-            if stopping_since is None and now - looked > POLL_SECONDS:
-                looked = now
-                wish = self.store.ledger.run(run.id)
-                if wish.cancel_requested:
-                    self._end_child()
-                    self.store.ledger.cancelled_shard(shard)
-                    return
-                if wish.pause_requested or self._stop.is_set():
-                    stopping_since = now
-                    child.send(what="stop")
-            if stopping_since is not None and now - stopping_since > STOP_SECONDS:
+                self._ledger.heartbeat(shard, self._lease)
+                self._tend(run.id)
+            wish = self._ledger.run(run.id)
+            if wish.cancel_requested or now > patience:
                 self._end_child()
-                self.store.ledger.release_shard(shard)
+                self._ledger.release_shard(shard)
                 return
+            if patience == float("inf") and (wish.pause_requested or self._stop.is_set()):
+                patience = now + STOP_SECONDS
+                child.send("stop")
 
-    def _hear(self, run: Run, shard: Shard, child: Child, message: dict[str, Any]) -> bool:
+    def _answer(self, run: Run, shard: Shard, child: Child, message: dict[str, Any]) -> bool:
         """Act on what the child says. True when the shard is over."""
-        ledger, what = self.store.ledger, message["what"]
-        if what == "progress":
-            ledger.advance(shard, message["done"], message["total"])
-        elif what == "log":
-            ledger.log(run.id, message["text"], message["level"], shard.number)
-        elif what == "done":
-            ledger.finish_shard(shard)
-        elif what == "stopped":
-            ledger.release_shard(shard)
-        else:
-            error = message["error"] if what == "failed" else child.obituary()
-            if what != "failed":
-                self._child = None
-            ledger.log(run.id, error, "error", shard.number)
-            ledger.fail_shard(shard, error)
-        return what not in ("progress", "log")
+        match message["what"]:
+            case "progress":
+                self._ledger.advance(shard, message["done"], message["total"])
+                return False
+            case "log":
+                self._ledger.log(run.id, message["text"], message["level"], shard.number)
+                return False
+            case "done":
+                self._ledger.finish_shard(shard)
+            case "stopped":
+                self._ledger.release_shard(shard)
+            case "failed":
+                self._fail(shard, message["error"])
+            case "ended":
+                self._fail(shard, child.obituary())
+                self._end_child()  # and what it may have started
+        return True
+
+    def _fail(self, shard: Shard, error: str) -> None:
+        self._ledger.log(shard.run_id, error, "error", shard.number)
+        self._ledger.fail_shard(shard, error)
 
     def _ready_child(self) -> Child:
-        if self._child is None or not self._child.alive:
+        if self._child is not None and not self._child.alive:
+            self._end_child()
+        if self._child is None:
             self._child = Child(self._home, self._module)
         return self._child
 
@@ -290,22 +366,14 @@ class Worker:
             self._child.kill()
             self._child = None
 
-    def _release_the_dead(self) -> None:
-        """Take back at once what dead workers of this machine had leased, instead of waiting for the leases to end."""
-        for worker in self.store.ledger.workers():
-            host, pid, started = worker.name.rsplit(":", 2)
-            if host == socket.gethostname() and _start_time(int(pid)) != started:
-                self.store.ledger.release_owner(worker.name)
-                self.store.ledger.gone(worker.name)
 
-
-def _next(child: Child) -> dict[str, Any] | None:
-    """The next message within a poll interval; the end of the child is a message too."""
+def _place() -> str:
+    """Where a pid means one process: this host, since it was booted, in this container."""
     try:
-        message = child.messages.get(timeout=POLL_SECONDS)
-    except Empty:
-        return None
-    return {"what": "ended"} if message is None else message
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # no Linux
+        return socket.gethostname()
 
 
 def _start_time(pid: int) -> str:
@@ -316,6 +384,6 @@ def _start_time(pid: int) -> str:
         return ""
 
 
-def run_worker(home: Path, *, queue_url: str = "", lease_seconds: float = 60, module: str = EXECUTORS) -> None:
+def run_worker(home: Path, *, queue_url: str = "", lease_seconds: float = 60, look_seconds: float = 5) -> None:
     """A worker in this process, until SIGTERM or Ctrl-C; a second signal ends it at once."""
-    Worker(home, queue_url=queue_url, lease_seconds=lease_seconds, module=module).run()
+    Worker(home, queue_url=queue_url, lease_seconds=lease_seconds, look_seconds=look_seconds).run()

@@ -34,7 +34,9 @@ furniture > seat: chair, stool, bench, sofa=couch, armchair
 furniture > surface: table=dining table, desk, counter
 furniture > bedding: bed, crib, hammock
 furniture > storage: shelf, cupboard=cabinet, drawer, wardrobe
-tableware > drinkware: mug, cup, glass, wine glass, goblet
+tableware > drinkware: mug, glass
+tableware > drinkware: cup, wine glass
+tableware > drinkware > glass: wine glass=goblet, tumbler
 tableware > vessel: bottle, jar, jug=pitcher, teapot, vase
 tableware > cutlery: fork, spoon, knife, chopstick
 tableware > dish: bowl, plate, tray
@@ -44,7 +46,7 @@ food > fruit: apple, banana, orange, pear, lemon, strawberry, pineapple, waterme
 food > vegetable: carrot, broccoli, tomato, cucumber, potato, onion, pepper, mushroom, cabbage
 food > meal: pizza, sandwich, hot dog, hamburger=burger, salad, taco
 food > dessert: cake, donut=doughnut, cookie, pie, cupcake, muffin
-clothing > headwear: hat, cap, helmet, crown, hood, headscarf
+clothing > headwear: hat=cap, helmet, crown, headscarf
 clothing > footwear: shoe, boot, sandal, slipper
 clothing > upper wear: shirt=t-shirt, sweater=jumper=pullover, jacket, coat, vest, hoodie
 clothing > lower wear: pants=trousers, jeans, shorts, skirt
@@ -53,7 +55,8 @@ jewellery: necklace, ring, bracelet, earring
 device > computer: laptop, tablet
 device: television=tv, radio, telephone=phone=cell phone=mobile phone, keyboard, remote=remote control, computer mouse
 appliance: oven=stove, microwave, toaster, refrigerator=fridge, dishwasher, washing machine, sink
-light source: lamp, candle, torch=flashlight, lantern, bulb=light bulb
+light source: lamp, candle, torch=flashlight
+light source: lantern, bulb=light bulb
 instrument: guitar, piano, violin, drum, trumpet, flute, saxophone, accordion, harp
 tool: hammer, screwdriver, wrench, shovel, axe, drill, rake, broom, ladder
 stationery: pencil, pen, crayon, ruler, eraser
@@ -80,8 +83,7 @@ everyday thing: clock, key, star, bell, umbrella, tube, scissors, toothbrush, co
 _ATTRIBUTES = {
     "colour": """
         red=crimson=scarlet=maroon=burgundy, orange, yellow, green=olive, blue=navy, purple=violet, pink, brown, white, black
-        gray, red, yellow, green, blue, purple, orange, pink
-        grey, red, yellow, green, blue, purple, orange, pink
+        gray=grey, red, yellow, green, blue, purple, orange, pink
         beige=tan=cream, red, green, blue, purple, black
         turquoise=teal=cyan, red, yellow, orange, brown, black
         golden=gold, blue, green, red, black, purple
@@ -112,6 +114,7 @@ _ATTRIBUTES = {
         wet=soaked, dry
         empty, full
         old=elderly, young
+        old, new
         clean, dirty
         broken, intact
         happy=cheerful=smiling, sad=unhappy
@@ -123,7 +126,6 @@ _ATTRIBUTES = {
         shirtless, fully dressed
         bright, dim
         snowy, grassy, sandy
-        new=brand-new, worn-out
     """,
     "action": """
         standing, sitting=seated, lying=laying, kneeling, crouching=squatting
@@ -275,9 +277,9 @@ def _add_members(found: dict[str, Sense], members: list[list[str]], kinds: froze
     for synonyms in members:
         rivals = tuple(other[0] for other in members if other is not synonyms)
         for word in synonyms:
-            known = found.get(word)
-            wider = kinds | (known.kinds if known else frozenset())
-            found[word] = Sense(synonyms[0], wider - {synonyms[0]}, rivals, mass)
+            known = found.get(word, Sense(synonyms[0], frozenset(), (), mass))
+            both = tuple(dict.fromkeys((*known.rivals, *rivals)))
+            found[word] = Sense(synonyms[0], (kinds | known.kinds) - {synonyms[0]}, both, mass)
 
 
 @cache

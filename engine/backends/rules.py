@@ -18,6 +18,7 @@ STILL_TRUE = 0.5  # support by the facts from which on a foil is not written
 _SIDES = frozenset("side hand corner half edge end row part shelf lane arm leg leg's picture image".split())
 _PLACES = frozenset("the on at to in top bottom far upper lower".split())
 _FINITE = frozenset("is are was were has have had does do did it its he she his her they their who which that".split())
+_PREPOSITIONS = frozenset("of in on at by for from to into onto over under above below behind near beside inside outside".split())
 _PARTICLES = frozenset("put puts putting try tries trying turn turns turned turning going goes go come comes came".split())
 
 
@@ -103,12 +104,20 @@ def _apply(edit: Edit, text: str) -> Foil:
 def _objects(parsed: _Text) -> Iterator[Edit]:
     """Another class of the data set, or another word of the same line of the lexicon."""
     for mention in parsed.found:
-        start, end = parsed.words[mention.first].start, parsed.words[mention.last - 1].end
+        first, is_plural = _pair(parsed, mention)
+        start, end = parsed.words[first].start, parsed.words[mention.last - 1].end
         whole = (start, end) == (0, len(parsed.text))
         for noun in _rivals(mention, parsed):
-            new = noun if whole and noun in parsed.task.siblings else _form(plain_name(noun), mention.plural)
-            if new is not None:
-                yield Edit("object", start, end, new)
+            new = noun if whole and noun in parsed.task.siblings else _form(plain_name(noun), is_plural)
+            yield Edit("object", start, end, new)
+
+
+def _pair(parsed: _Text, mention: Mention) -> tuple[int, bool]:
+    """Where the noun begins and whether it is a plural: "a pair of scissors" is one thing."""
+    before = [token.word for token in parsed.words[max(mention.first - 2, 0) : mention.first]]
+    if mention.noun in lexicon.PLURAL_ONLY and before in (["pair", "of"], ["pairs", "of"]):
+        return mention.first - 2, before[0] == "pairs"
+    return mention.first, mention.plural
 
 
 def _rivals(mention: Mention, parsed: _Text) -> list[str]:
@@ -126,14 +135,14 @@ def _same_use(noun: str, own: lexicon.Sense | None) -> bool:
     return (other.mass if other else False) == (own.mass if own else False)
 
 
-def _form(noun: str, is_plural: bool) -> str | None:
-    """The noun in the number asked for; None when it has none such."""
+def _form(noun: str, is_plural: bool) -> str:
+    """The noun in the number asked for."""
     words = noun.split()
     one = " ".join([*words[:-1], lexicon.singular(words[-1])])
-    if is_plural:
-        sense = lexicon.nouns().get(one)
-        return one if sense and sense.mass else lexicon.plural(one)
-    return None if one in lexicon.PLURAL_ONLY else one
+    sense = lexicon.nouns().get(one)
+    if one in lexicon.PLURAL_ONLY:
+        return f"pair{'s' if is_plural else ''} of {one}"
+    return lexicon.plural(one) if is_plural and not (sense and sense.mass) else one
 
 
 # Words with alternatives
@@ -156,8 +165,11 @@ def _noun_after(parsed: _Text, at: int) -> Mention | None:
 
 def _describes(parsed: _Text, at: int) -> bool:
     word, noun = parsed.words[at].word, _noun_after(parsed, at)
+    if at and parsed.text[parsed.words[at].start].isupper():  # a name: New York, the White House
+        return False
     if noun is not None:
-        return not (noun.noun in _PEOPLE and word in lexicon.words_of("colour"))
+        of_people = word == "little" or word in lexicon.words_of("colour")
+        return not (of_people and lexicon.is_a(noun.noun, "person"))
     is_noun = any(mention.first <= at < mention.last for mention in parsed.found)
     if is_noun or word in _AMBIGUOUS or not at:
         return False
@@ -172,10 +184,13 @@ def _followed(parsed: _Text, at: int) -> bool:
 
 
 def _suits(parsed: _Text, at: int, edit_type: str, new: str) -> bool:
-    """No second colour equal to the new one in the same phrase; short is opposed to long for long things only."""
+    """The same word is not in the phrase yet, and "short" and "old" meet the opposite that fits their noun."""
     noun = _noun_after(parsed, at)
     if parsed.words[at].word == "short":
         return (new == "long") == (noun is not None and noun.noun in lexicon.LONG_THINGS)
+    if new in ("young", "new"):
+        living = noun is not None and any(lexicon.is_a(noun.noun, kind) for kind in ("person", "animal"))
+        return (new == "young") == living
     phrase = parsed.words[noun.head : noun.first] if noun else ()
     return all(lexicon.canonical(edit_type, token.word) != lexicon.canonical(edit_type, new) for token in phrase)
 
@@ -249,27 +264,22 @@ def _more(parsed: _Text, mention: Mention) -> Iterator[Edit]:
     token = parsed.words[mention.head]
     count = number_of(token.word) or 0
     for larger in range(count + 1, count + 4):
-        new = str(larger) if token.word.isdecimal() else _in_words(larger)
-        if new is not None:
-            yield Edit("count", token.start, token.end, new)
+        if token.word.isdecimal():
+            yield Edit("count", token.start, token.end, str(larger))
+        elif larger <= len(lexicon.NUMBERS):
+            yield Edit("count", token.start, token.end, lexicon.NUMBERS[larger - 1])
 
 
 def _several(parsed: _Text, mention: Mention) -> Iterator[Edit]:
     """ "a mug" -> "two mugs", where no verb or pronoun would have to follow the number."""
     token = parsed.words[mention.head]
     sense = lexicon.nouns().get(mention.noun)
-    new = None if sense and sense.mass else _form(mention.noun, True)
-    if mention.plural or token.word not in ("a", "an", "one") or new is None or not _free(parsed, mention):
-        return
-    noun = (parsed.words[mention.first].start, parsed.words[mention.last - 1].end)
-    if new == mention.noun or parsed.text[slice(*noun)].lower() != mention.noun:
-        new = _form(parsed.text[slice(*noun)], True) or new
-    for count in (2, 3):
-        yield Edit("count", token.start, token.end, _in_words(count) or "", ((*noun, new),))
-
-
-def _in_words(number: int) -> str | None:
-    return lexicon.NUMBERS[number - 1] if number <= len(lexicon.NUMBERS) else None
+    countable = not (mention.plural or (sense is not None and sense.mass))
+    before = parsed.words[mention.head - 1].word if mention.head else ""
+    if token.word in ("a", "an", "one") and countable and before not in _PREPOSITIONS and _free(parsed, mention):
+        noun = (parsed.words[mention.first].start, parsed.words[mention.last - 1].end)
+        for count in (2, 3):
+            yield Edit("count", token.start, token.end, lexicon.NUMBERS[count - 1], ((*noun, _form(parsed.text[slice(*noun)], True)),))
 
 
 def _free(parsed: _Text, mention: Mention) -> bool:
@@ -278,6 +288,5 @@ def _free(parsed: _Text, mention: Mention) -> bool:
     return not any(word in _FINITE or (word.endswith("s") and word not in nouns) for word in rest)
 
 
-_PEOPLE = frozenset(("man", "woman", "boy", "girl", "person", "child", "baby", "adult"))
 _AMBIGUOUS = frozenset(("open", "glass", "square", "full", "dry", "clean", "orange", "gold", "silver", "paper", "stone", "brick"))
 _RULES: tuple[Callable[[_Text], Iterator[Edit]], ...] = (_objects, _adjectives, _actions, _positions, _relations, _numbers)

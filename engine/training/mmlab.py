@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,7 @@ def install() -> None:
         return
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     module = ModuleType(NAME)
+    module.__spec__ = ModuleSpec(NAME, None)  # mmengine asks importlib whether it is there
     for name, operator in OPERATORS.items():
         setattr(module, name, operator)
     setattr(module, "__getattr__", _missing)  # noqa: B010  a module's own fallback, looked up on the instance

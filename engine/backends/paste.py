@@ -1,0 +1,262 @@
+"""The paste painter: puts an instance of the data set itself into a box. No weights; works on any photos."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from db.errors import WinnowError
+from db.records import XYXY
+from engine.backends.cutouts import Cutout, Instances, Source, ellipse, outline
+from engine.pixels import Rectangle, rectangle
+from engine.roles import Context, Painted, PaintTask
+
+MARGIN = 0.2  # of the longer side of the box: how far outside it pixels may change
+MAX_ENLARGEMENT = 2.0  # a stronger one shows as blur
+MAX_STRETCH = 1.2  # of the aspect ratio, to fill the box
+TILT = 8.0  # degrees either way
+TINT_REACH = 40.0  # LAB units; grounds that differ by more are different things, not different light
+
+
+class _Placed(NamedTuple):
+    """A source laid into the working window: pixels, alpha 0..1, ring of its own surroundings 0..1, all window-sized."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray
+    ground: np.ndarray
+    detail: dict[str, Any]
+
+
+class PastePainter:
+    """Replaces what is in a box by an instance of the task's class, cut from another image of the same split."""
+
+    def __init__(self, context: Context, **options: Any) -> None:
+        if options:
+            raise WinnowError(f"The backend 'paste' has no options; got {', '.join(sorted(options))}.")
+        self._context = context
+
+    @cached_property
+    def _instances(self) -> Instances:
+        return Instances(self._context.store, self._context.dataset_id)
+
+    def paint(self, tasks: Sequence[PaintTask]) -> list[Painted | str]:
+        """One picture per task, or a sentence where the data set has no instance to use."""
+        return [self._paint(task) for task in tasks]
+
+    def _paint(self, task: PaintTask) -> Painted | str:
+        if task.category is None:
+            return f"nothing to paste for “{task.prompt}”: it names no class of this data set"
+        chance = random.Random(task.seed)
+        source = self._choose(task, chance)
+        if source is None:
+            return f"there is no other usable instance of “{task.category}” in this split (not a crowd, not tiny, not mostly hidden)"
+        side = max(task.xyxy[2] - task.xyxy[0], task.xyxy[3] - task.xyxy[1])
+        window = rectangle(task.xyxy, task.image.shape, margin=max(4.0, MARGIN * side))
+        x1, y1, x2, y2 = window
+        under = self._cleared(task, window)
+        placed = _place(self._instances.cutout(source), source, task.xyxy, window, chance)
+        if not (placed.alpha > 0.5).any():
+            return f"the instance of “{task.category}” chosen from image {source.image.file_name} vanishes at the size of the box"
+        image = task.image.copy()
+        image[y1:y2, x1:x2] = _blend(under, placed)
+        detail = {"source_image": source.image.id, "source_box": source.box.id, "blend": "feather", **placed.detail}
+        return Painted(image=image, xyxy=_extent(placed.alpha, window), touched=window, detail=detail)
+
+    def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
+        """At random among instances of another annotation; likely one of about the size and shape of the box."""
+        found = self._instances.sources(task.category or "", self._instances.split_of(task.box_id))
+        others = [source for source in found if source.box.id != task.box_id]
+        if not others:
+            return None
+        weights = [math.exp(-2.0 * _misfit(source, task.xyxy)) + 1e-9 for source in others]
+        return chance.choices(others, weights)[0]
+
+    def _cleared(self, task: PaintTask, window: Rectangle) -> np.ndarray:
+        """The window without the old instance."""
+        x1, y1, x2, y2 = window
+        under = task.image[y1:y2, x1:x2]
+        if task.box_id is None:
+            return under
+        old = self._instances.source(task.box_id)
+        mask, method = outline(task.image, old.box, window, task.keep)
+        if method != "segmentation":  # a guessed outline may miss a rim or a tail
+            mask = np.maximum(mask, ellipse(_in(window, task.xyxy), mask.shape, 1.02))
+        keep = [ellipse(_in(window, xyxy), mask.shape, 0.95) for xyxy in task.keep]
+        return fill(under, mask > 0.5, np.maximum.reduce(keep) > 0 if keep else np.zeros(mask.shape, bool))
+
+
+def _misfit(source: Source, xyxy: XYXY) -> float:
+    """0 for a source of the size and shape of the box, growing with the logarithm of either's ratio."""
+    width, height = source.size
+    wide, high = xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]
+    return abs(math.log(wide * high / (width * height))) / 2 + 1.5 * abs(math.log(wide * height / (high * width)))
+
+
+def _in(window: Rectangle, xyxy: XYXY) -> XYXY:
+    return xyxy[0] - window[0], xyxy[1] - window[1], xyxy[2] - window[0], xyxy[3] - window[1]
+
+
+# Filling
+
+
+def fill(pixels: np.ndarray, hole: np.ndarray, foreign: np.ndarray) -> np.ndarray:
+    """The picture with the hole closed from its surroundings, smooth parts with their grain.
+
+    `foreign` are other objects: they are neither changed nor copied from (HxW masks).
+    """
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    wide = cv2.dilate(hole.astype(np.uint8), kernel, iterations=2).astype(bool)
+    hole = wide & (~foreign | hole)
+    known = ~(hole | foreign)
+    if known.mean() < 0.02:  # no ground in sight
+        known = ~hole
+    if not known.any():
+        return pixels.copy()
+    smooth = _diffuse(pixels, known)
+    grain = _grain(pixels, known, hole)
+    closed = np.clip(smooth + grain, 0, 255)
+    soft = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 1.2)[..., None] * ~foreign[..., None]
+    soft = np.maximum(soft, cv2.erode(hole.astype(np.uint8), kernel)[..., None].astype(np.float32))
+    return np.rint(pixels * (1 - soft) + closed * soft).astype(np.uint8)
+
+
+def _diffuse(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Known pixels spread into the unknown ones, coarse to fine (push-pull, Gortler et al., 1996). float32."""
+    weight = known.astype(np.float32)[..., None]
+    return _push_pull(pixels.astype(np.float32) * weight, weight)
+
+
+def _push_pull(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Colours premultiplied by their weight (h, w, 1) in; complete colours out."""
+    height, width = colour.shape[:2]
+    if min(height, width) <= 2:
+        total = weight.sum()
+        mean = colour.sum((0, 1)) / total if total else np.zeros(3, np.float32)
+        return np.where(weight > 0, colour / np.maximum(weight, 1e-6), mean)
+    size = ((width + 1) // 2, (height + 1) // 2)
+    half = _push_pull(cv2.resize(colour, size, interpolation=cv2.INTER_AREA), cv2.resize(weight, size, interpolation=cv2.INTER_AREA)[..., None])
+    coarse = cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.where(weight >= 1, colour, colour + (1 - weight) * coarse)
+
+
+def _grain(pixels: np.ndarray, known: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fine texture for the hole: that of the known pixels, mirrored in from the nearest side. float32 around 0."""
+    fine = pixels.astype(np.float32) - cv2.GaussianBlur(pixels, (0, 0), 2.0).astype(np.float32)
+    inner = cv2.erode(known.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    texture = np.zeros_like(fine)
+    if inner.any() and hole.any():
+        spread = float(np.median(np.abs(fine[inner]))) * 4 + 1.0
+        usable = inner & (np.abs(fine).max(-1) <= 2 * spread)  # edges are no grain
+        _, labels = cv2.distanceTransformWithLabels((~usable).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        place = np.zeros(int(labels.max()) + 1, np.int64)
+        place[labels[usable]] = np.flatnonzero(usable)
+        texture[hole] = _mirrored(fine, usable, place, labels, hole)
+    return texture
+
+
+def _mirrored(fine: np.ndarray, usable: np.ndarray, place: np.ndarray, labels: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """For each pixel of the hole the grain as far behind its nearest usable pixel as it lies in front of it."""
+    height, width = hole.shape
+    ys, xs = np.nonzero(hole)
+    near = place[labels[ys, xs]]
+    y = np.clip(2 * (near // width) - ys, 0, height - 1)
+    x = np.clip(2 * (near % width) - xs, 0, width - 1)
+    return fine[y, x] * usable[y, x][:, None]
+
+
+# Placing
+
+
+def _place(cutout: Cutout, source: Source, xyxy: XYXY, window: Rectangle, chance: random.Random) -> _Placed:
+    """The cutout laid over the middle of the box, as large as fits, perhaps mirrored and slightly turned."""
+    flip, degrees = chance.random() < 0.5, chance.uniform(-TILT, TILT)
+    scale_x, scale_y = _scales(source.size, (xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]))
+    inner = _in(cutout.area, source.box.xyxy)
+    matrix = _matrix(inner, _in(window, xyxy), (-scale_x if flip else scale_x, scale_y), degrees)
+    size = (window[2] - window[0], window[3] - window[1])
+    shrinking = min(scale_x, scale_y) < 0.7
+    image = _softened(cutout.image, min(scale_x, scale_y)) if shrinking else cutout.image
+    pixels = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    alpha = cv2.warpAffine(_feathered(cutout.mask), matrix, size, flags=cv2.INTER_LINEAR)
+    inside = cv2.warpAffine(np.ones_like(cutout.mask), matrix, size, flags=cv2.INTER_LINEAR)
+    around = cv2.warpAffine(cv2.dilate(cutout.mask, np.ones((9, 9), np.uint8)), matrix, size, flags=cv2.INTER_LINEAR)
+    detail = {
+        "scale": [round(scale_x, 4), round(scale_y, 4)],
+        "flip": flip,
+        "degrees": round(degrees, 2),
+        "mask": cutout.method,
+    }
+    return _Placed(pixels, _held_in(alpha), (inside > 0.99) & (around < 0.01), detail)
+
+
+def _scales(source: tuple[float, float], target: tuple[float, float]) -> tuple[float, float]:
+    """Factors in x and y: the box is filled as far as MAX_STRETCH and MAX_ENLARGEMENT allow."""
+    x, y = target[0] / source[0], target[1] / source[1]
+    least = min(x, y)
+    limit = min(least, MAX_ENLARGEMENT)
+    return min(x, limit * MAX_STRETCH), min(y, limit * MAX_STRETCH)
+
+
+def _matrix(source: XYXY, target: XYXY, scale: tuple[float, float], degrees: float) -> np.ndarray:
+    """2x3: scale, turn, and bring the middle of `source` to the middle of `target`. Pixel centres are at +0.5."""
+    turn = math.radians(degrees)
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    linear = rotation @ np.diag(scale)
+    a = np.array([source[0] + source[2], source[1] + source[3]]) / 2 - 0.5
+    b = np.array([target[0] + target[2], target[1] + target[3]]) / 2 - 0.5
+    return np.column_stack([linear, b - linear @ a])
+
+
+def _softened(image: np.ndarray, scale: float) -> np.ndarray:
+    """Blurred as much as shrinking by `scale` needs, so that fine detail does not flicker into false patterns."""
+    return cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
+
+
+def _feathered(mask: np.ndarray) -> np.ndarray:
+    """A soft rim, two pixels wide, that lies mostly inside the mask."""
+    return np.clip(cv2.GaussianBlur(mask, (0, 0), 1.2) * 1.25 - 0.2, 0, 1)
+
+
+def _held_in(alpha: np.ndarray) -> np.ndarray:
+    """Alpha that runs out before the border of the window, so that no straight edge is left."""
+    ramp_x = np.minimum(np.arange(alpha.shape[1]), np.arange(alpha.shape[1])[::-1])
+    ramp_y = np.minimum(np.arange(alpha.shape[0]), np.arange(alpha.shape[0])[::-1])
+    return alpha * np.clip(np.minimum.outer(ramp_y, ramp_x) / 3.0, 0, 1).astype(np.float32)
+
+
+# Blending
+
+
+def _blend(under: np.ndarray, placed: _Placed) -> np.ndarray:
+    matched = _tinted(placed.pixels, placed.ground, under, placed.alpha)
+    alpha = placed.alpha[..., None]
+    return np.rint(under * (1 - alpha) + matched * alpha).clip(0, 255).astype(np.uint8)
+
+
+def _tinted(pixels: np.ndarray, ground: np.ndarray, under: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The source's pixels in the light of the target: moved in LAB as the source's ground is to the target's.
+
+    Mean and, moderately, contrast are matched (after Reinhard et al., 2001). The further apart the grounds, the less:
+    a red cloth and a white wall say nothing about the light.
+    """
+    if ground.sum() < 16 or (alpha < 0.05).sum() < 16:
+        return pixels.astype(np.float32)
+    lab, there = (cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (pixels, under))
+    own, wanted = np.median(lab[ground], 0), np.median(there[alpha < 0.05], 0)
+    shift = wanted - own
+    strength = math.exp(-float((shift**2).sum()) / TINT_REACH**2)
+    moved = lab + strength * shift.astype(np.float32)
+    return cv2.cvtColor(moved, cv2.COLOR_LAB2RGB).clip(0, 1) * 255
+
+
+def _extent(alpha: np.ndarray, window: Rectangle) -> XYXY:
+    """The box of what is more than half opaque."""
+    ys, xs = np.nonzero(alpha > 0.5)
+    x, y = window[0], window[1]
+    return float(x + xs.min()), float(y + ys.min()), float(x + xs.max() + 1), float(y + ys.max() + 1)

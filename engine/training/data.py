@@ -1,0 +1,224 @@
+"""Training data: a folder with `train.json` and `val.json` (plain COCO), as batches for mmdet models.
+
+Images may be flagged `"synthetic": true`; the flag travels in the sample's metainfo. Boxes with `iscrowd` are ignored regions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+from mmdet.registry import DATA_SAMPLERS, DATASETS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch.utils.data import Dataset, Sampler
+
+from db.errors import WinnowError
+
+MEMORY = 2 << 30
+"""Bytes of decoded images a data set keeps; beyond that, images are read again each time."""
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """One image of a split. Boxes are absolute float32 `xyxy` [n,4] in its own pixels; `crowd` [n] marks ignored regions."""
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    synthetic: bool
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A COCO file: its scenes, and its categories in the order of the file, which is the order of the labels."""
+
+    path: Path
+    scenes: list[Scene]
+    categories: dict[int, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.categories.values())
+
+
+def read_split(folder: Path, name: str) -> Split:
+    """Reads `<folder>/<name>.json`. Raises WinnowError when the file or an image is missing, or an annotation is unusable."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise WinnowError(f"{path} is missing. A training folder holds train.json and val.json in COCO format.")
+    try:
+        document = json.loads(path.read_bytes())
+        split = Split(path, _scenes(folder, document), {c["id"]: c["name"] for c in document["categories"]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise WinnowError(f"{path} is not a COCO file with images, annotations and categories: {error!r}") from error
+    missing = [str(scene.path) for scene in split.scenes if not scene.path.is_file()]
+    if missing:
+        raise WinnowError(f"{path}: {len(missing)} image files are missing, the first {', '.join(missing[:5])}.")
+    return split
+
+
+def _scenes(folder: Path, document: dict[str, Any]) -> list[Scene]:
+    labels = {category["id"]: label for label, category in enumerate(document["categories"])}
+    notes = defaultdict(list)
+    for note in document["annotations"]:
+        notes[note["image_id"]].append(note)
+    return [_scene(folder, image, notes[image["id"]], labels) for image in document["images"]]
+
+
+def _scene(folder: Path, image: dict[str, Any], notes: list[dict[str, Any]], labels: dict[int, int]) -> Scene:
+    boxes = np.array([note["bbox"] for note in notes], np.float32).reshape(-1, 4)
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
+        raise ValueError(f"image {image['id']} has a box without area among {boxes.tolist()}")
+    boxes[:, 2:] += boxes[:, :2]
+    return Scene(
+        id=image["id"],
+        path=folder / image["file_name"],
+        width=image["width"],
+        height=image["height"],
+        synthetic=bool(image.get("synthetic", False)),
+        boxes=boxes,
+        labels=np.array([labels[note["category_id"]] for note in notes], np.int64),
+        crowd=np.array([bool(note.get("iscrowd", 0)) for note in notes], bool),
+    )
+
+
+def fit(image: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """The image scaled to fit into `size_wh`, and the factor; its shape keeps its proportions."""
+    height, width = image.shape[:2]
+    factor = min(size_wh[0] / width, size_wh[1] / height)
+    target = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if target == (width, height):
+        return image, 1.0
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
+
+
+@DATASETS.register_module()
+class SceneDataset(Dataset):
+    """A split as mmdet samples, scaled into `size_wh`; with `augment`, randomly flipped, scaled, shifted and tinted.
+
+    An index is either a position, or a pair (draw, position): the draw seeds the randomness, so that a resumed training sees
+    what an uninterrupted one would have seen.
+    """
+
+    def __init__(self, split: Split, size_wh: tuple[int, int], augment: bool = False, seed: int = 0) -> None:
+        self._split, self._size, self._augment, self._seed = split, size_wh, augment, seed
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = MEMORY
+        self.metainfo = {"classes": split.names}
+
+    def __len__(self) -> int:
+        return len(self._split.scenes)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        draw, position = index if isinstance(index, tuple) else (0, index)
+        scene = self._split.scenes[position]
+        image, boxes = self._image(position), self._boxes(scene)
+        keep = np.ones(len(boxes), bool)
+        if self._augment:
+            image, boxes, keep = augment(image, boxes, np.random.default_rng((self._seed, draw)))
+        return self._sample(scene, image, boxes, keep)
+
+    def _image(self, position: int) -> np.ndarray:
+        if position in self._kept:
+            return self._kept[position]
+        image, _ = fit(_read(self._split.scenes[position]), self._size)
+        if self._room >= image.nbytes:
+            self._kept[position] = image
+            self._room -= image.nbytes
+        return image
+
+    def _boxes(self, scene: Scene) -> np.ndarray:
+        return scene.boxes * np.float32(min(self._size[0] / scene.width, self._size[1] / scene.height))
+
+    def _sample(self, scene: Scene, image: np.ndarray, boxes: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+        objects, ignored = keep & ~scene.crowd, keep & scene.crowd
+        sample = DetDataSample(
+            gt_instances=InstanceData(
+                bboxes=torch.from_numpy(boxes[objects]), labels=torch.from_numpy(scene.labels[objects])
+            ),
+            ignored_instances=InstanceData(bboxes=torch.from_numpy(boxes[ignored])),
+            metainfo={
+                "img_id": scene.id,
+                "img_path": str(scene.path),
+                "ori_shape": (scene.height, scene.width),
+                "img_shape": image.shape[:2],
+                "scale_factor": (image.shape[1] / scene.width, image.shape[0] / scene.height),
+                "synthetic": scene.synthetic,
+            },
+        )
+        return {"inputs": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), "data_samples": sample}
+
+
+def _read(scene: Scene) -> np.ndarray:
+    """HxWx3 RGB. Pixels are taken as stored: the annotations were made for them, whatever an orientation tag says."""
+    image = cv2.imread(str(scene.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise WinnowError(f"{scene.path} cannot be read as an image.")
+    if image.shape[:2] != (scene.height, scene.width):
+        seen, said = f"{image.shape[1]}x{image.shape[0]}", f"{scene.width}x{scene.height}"
+        raise WinnowError(f"{scene.path} is {seen} pixels, but the annotations say {said}.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def augment(image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(image of the same size, boxes [n,4], which boxes are still to be seen [n]) after a random flip, scale, shift and tint.
+
+    What is uncovered at the border is grey. A box counts as seen while a third of its area is in the picture.
+    """
+    height, width = image.shape[:2]
+    zoom = float(np.exp(rng.uniform(np.log(0.75), np.log(1.33))))
+    free = np.array([width, height]) * (1 - zoom)
+    shift = free * rng.uniform(0, 1, 2)
+    scale = np.array([zoom, zoom])
+    if rng.random() < 0.5:
+        scale[0], shift[0] = -zoom, width - shift[0]
+    matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(114, 114, 114))
+    moved = np.sort((boxes.reshape(-1, 2, 2) * scale + shift), axis=1).reshape(-1, 4)
+    inside = moved.clip(0, np.array([width, height, width, height]))
+    share = _area(inside) / _area(moved)
+    return _tint(image, rng), inside.astype(np.float32), share > 1 / 3
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
+def _tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Contrast and brightness, a little different for each channel, through one look-up table."""
+    gain = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3)
+    table = (np.arange(256)[:, None] - 128) * gain + 128 + rng.uniform(-20, 20)
+    return cv2.LUT(image, table.clip(0, 255).astype(np.uint8).reshape(1, 256, 3))
+
+
+@DATA_SAMPLERS.register_module()
+class EndlessSampler(Sampler):
+    """(draw, position) without end: one permutation after another, a function of the seed, so that any draw can be resumed."""
+
+    def __init__(self, dataset: Sized, seed: int = 0) -> None:
+        self._size, self._seed, self._start = len(dataset), seed, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        draw = self._start
+        while True:
+            order = np.random.default_rng((self._seed, draw // self._size)).permutation(self._size)
+            for position in order[draw % self._size :]:
+                yield draw, int(position)
+                draw += 1
+
+    def __len__(self) -> int:
+        return self._size
+
+    def skip(self, count: int) -> None:
+        """Start at this draw."""
+        self._start = count
