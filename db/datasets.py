@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from db import schema
-from db.batches import batched
+from db.bulk import batched, without_gc
 from db.blobs import Blobs
 from db.codec import pack, source_id_in, source_id_out, unpack
 from db.database import Database
@@ -43,7 +42,7 @@ class Datasets:
         if not name.strip() or any(dataset.name == name for dataset in self.list()):
             raise WinnowError(f"A data set named {name!r} exists already, or the name is empty. Choose another name.")
         digests = self._put_files(document, progress)
-        with _without_gc(), self._db.write() as connection:
+        with without_gc(), self._db.write() as connection:
             dataset_id = _next_id(connection, schema.dataset)
             counts = _insert(connection, document, dataset_id, digests)
             row = {"id": dataset_id, "name": name, "format": document.format, "created_at": time.time()}
@@ -253,18 +252,6 @@ def _indexes_later(connection: Connection, table: Any) -> Iterator[None]:
         index.create(connection)
 
 
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Millions of small objects make the garbage collector run for nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _next_id(connection: Connection, table: Any) -> int:
     return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
 
@@ -286,7 +273,7 @@ def _box_rows(boxes: Iterable[Box], first: dict[str, int]) -> Iterator[tuple[Any
         category = None if b.category_id is None else b.category_id + category0
         source = str(b.source_id) if type(b.source_id) is int else source_id_out(b.source_id)
         extra = pack(b.extra) if b.extra else None
-        yield (b.id + box0, b.image_id + image0, category, source, x1, y1, x2, y2, w, h, b.area, b.crowd, b.segmentation, extra)
+        yield (b.id + box0, b.image_id + image0, category, source, x1, y1, x2, y2, w, h, b.area, 1 if b.crowd else 0, b.segmentation, extra)
 
 
 def _phrase_row(item: Phrase, first: dict[str, int]) -> tuple[Any, ...]:

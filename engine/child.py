@@ -102,7 +102,7 @@ def _work(store: Store, runs: Any, order: dict[str, Any], control: PipeControl) 
 
 
 def _die_with(parent: int) -> None:
-    """Ask Linux for a SIGKILL when the parent ends; elsewhere the closed pipe does it. Ctrl-C is the parent's business."""
+    """Ask Linux for a SIGKILL when the parent ends; elsewhere the closed pipe does it. Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from db.records import Box, Phrase
-from engine.lexicon import INVERSE, NUMBERS, PLURAL_ONLY, canonical, is_a, nouns, plural, singular, words_of
+from engine.lexicon import INVERSE, NUMBERS, PLURAL_ONLY, canonical, is_a, nouns, plural, singular, words, words_of
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 ARTICLES = frozenset(("a", "an", "the"))
-DETERMINERS = ARTICLES | frozenset("this that these those his her its their my your our another each some".split())
+DETERMINERS = ARTICLES | words("this that these those his her its their my your our another each some")
 ADJECTIVES = ("colour", "pattern", "material", "size")
-_NO_NOUN_AFTER = frozenset("to can could will would may must they we i you he she who which that".split())
-_FUNCTION_WORDS = frozenset(
+_NO_NOUN_AFTER = words("to can could will would may must they we i you he she who which that")
+_FUNCTION_WORDS = words(
     "of in on at by for from with without to into onto over under above below behind near beside and or but is are was were has have"
-    " had while as who which that he she it they off up down next front left right top inside outside through across".split()
+    " had while as who which that he she it they off up down next front left right top inside outside through across"
 )
 _LONGEST = 4  # words of a noun or relation
 _WINDOW = 5  # adjectives looked at before a noun
@@ -38,8 +39,8 @@ class Token(NamedTuple):
 class Mention(NamedTuple):
     """A noun in a text. `first` and `last` are its token numbers, last exclusive; `head` is where its phrase begins.
 
-    `noun` is in the singular; `slots` are its adjectives, (edit type, word that stands for the synonyms); `count` is its
-    number when the text says one.
+    `noun` is in the singular; `slots` are its adjectives, (edit type, word that stands for the synonyms); `number` is said in words
+    or figures, None where it is not.
     """
 
     first: int
@@ -47,17 +48,13 @@ class Mention(NamedTuple):
     head: int
     noun: str
     plural: bool
-    count: int | None
+    number: int | None
     slots: tuple[tuple[str, str], ...]
-
-    @property
-    def bare(self) -> bool:
-        return not self.slots and self.count is None
 
     @property
     def says(self) -> tuple[object, ...]:
         """What is said, wherever it stands."""
-        return self.noun, self.count, self.slots
+        return self.noun, self.number, self.slots
 
 
 class Relation(NamedTuple):
@@ -158,14 +155,19 @@ def _may_describe(words: list[Token], at: int, known: dict[tuple[str, ...], tupl
     word = words[at].word
     if word == "and":
         return at > 0 and any(words[at - 1].word in words_of(kind) for kind in ADJECTIVES)
-    return (word,) not in known and (singular(word),) not in known and word not in _FUNCTION_WORDS and not word.endswith("ing")
+    return (
+        (word,) not in known
+        and (singular(word),) not in known
+        and word not in _FUNCTION_WORDS
+        and not word.endswith("ing")
+    )
 
 
 def relations(text: str, found: Sequence[Mention]) -> list[Relation]:
     """The relations that are said between neighbouring mentions."""
     words = tokens(text)
     said: list[Relation] = []
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         between = " ".join(token.word for token in words[one.last : other.head])
         name = canonical("relation", between.removeprefix("is ").removeprefix("to the "))
         if name in words_of("relation"):
@@ -200,7 +202,8 @@ def facts_of(boxes: Sequence[Box], phrases: Sequence[Phrase], categories: Mappin
     """
     names = tuple(categories.values())
     texts = [phrase.text for phrase in phrases if phrase.holds]
-    things = [_thing(box, phrases, categories[box.category_id], names) for box in boxes if box.category_id in categories]
+    classes = [(box, categories.get(box.category_id or 0)) for box in boxes]
+    things = [_thing(box, phrases, name, names) for box, name in classes if name is not None]
     return (*dict.fromkeys(texts), *things)
 
 
@@ -296,14 +299,16 @@ class _Judge:
             alike = [thing for thing in self.things if is_a(thing.noun, claim.subject)]
             subject = next((mention for mention in self.was if mention.noun == claim.subject), None)
             if subject is not None and sum(_may_be(thing, subject) for thing in alike) > 1:
-                yield Support(UNKNOWN, f"{len(alike)} {plural(claim.subject)} are annotated, and another may be {claim.name}")
+                yield Support(
+                    UNKNOWN, f"{len(alike)} {plural(claim.subject)} are annotated, and another may be {claim.name}"
+                )
 
 
 def _one_thing(found: Sequence[Mention], fact: str) -> bool:
     """Whether a fact is one noun in the singular with its adjectives, without article or number."""
     if len(found) != 1 or found[0].head != 0 or found[0].last != len(tokens(fact)):
         return False
-    return found[0].count is None and tokens(fact)[0].word not in DETERMINERS
+    return found[0].number is None and tokens(fact)[0].word not in DETERMINERS
 
 
 def _may_be(thing: Mention, claim: Mention) -> bool:
@@ -313,20 +318,21 @@ def _may_be(thing: Mention, claim: Mention) -> bool:
 def _conflict(one: Mention, other: Mention) -> bool:
     """Whether both have adjectives of a kind and share none of them."""
     return any(
-        not {word for kind, word in one.slots if kind == shared} & {word for kind, word in other.slots if kind == shared}
+        not {word for kind, word in one.slots if kind == shared}
+        & {word for kind, word in other.slots if kind == shared}
         for shared in dict(one.slots).keys() & dict(other.slots).keys()
     )
 
 
 def _number(mention: Mention) -> int:
-    return mention.count or (2 if mention.plural else 1)
+    return mention.number or (2 if mention.plural else 1)
 
 
 def _enough(fact: Mention, claim: Mention) -> bool:
     """The fact has as many things as the claim; an unsaid plural may be any number."""
-    return _number(fact) >= _number(claim) or (fact.plural and fact.count is None)
+    return _number(fact) >= _number(claim) or (fact.plural and fact.number is None)
 
 
 def _say(mention: Mention) -> str:
     words = " ".join([*(word for _, word in mention.slots), plural(mention.noun) if mention.plural else mention.noun])
-    return f"{mention.count} {words}" if mention.count else words
+    return f"{mention.number} {words}" if mention.number else words

@@ -86,8 +86,8 @@ class Doorbell:
 
 
 def _file(path: Path, common: dict[str, Any]) -> Huey:
-    mode = journal_mode(tuple(sqlite.sqlite_version_info))
-    return SqliteHuey(filename=str(path), storage_class=_Storage, strict_fifo=True, journal_mode=mode, timeout=10, **common)
+    common |= {"storage_class": _Storage, "strict_fifo": True, "timeout": 10}
+    return SqliteHuey(filename=str(path), journal_mode=journal_mode(tuple(sqlite.sqlite_version_info)), **common)
 
 
 def _redis(url: str, common: dict[str, Any]) -> Huey:
@@ -98,7 +98,7 @@ def _redis(url: str, common: dict[str, Any]) -> Huey:
 
 
 def _secret(path: Path) -> str:
-    """A random secret, made at the first start, readable by its owner only. Whole or absent, whoever else starts now."""
+    """A random secret, made at the first start, for its owner only. Whole or absent, whoever else starts just now."""
     if path.exists():
         return path.read_text()
     handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 0600
@@ -185,8 +185,8 @@ class Child:
 class Worker:
     """Takes runs from the ledger, the oldest first and one shard at a time, until it is asked to stop.
 
-    A worker that is silent for `lease_seconds` loses its shard to another; `look_seconds` is how often an idle one looks
-    for work that nobody rang for. `module` names the module with `plan`, `execute` and `conclude`.
+    A worker that is silent for `lease_seconds` loses its shard to another; `look_seconds` is how often an idle one
+    looks for work that nobody rang for. `module` names the module with `plan`, `execute` and `conclude`.
     """
 
     def __init__(
@@ -281,7 +281,9 @@ class Worker:
 
     def _plan(self, run: Run) -> bool:
         """Write the shards of a run that has none yet. False when it has, or when there is nothing to do in it."""
-        payloads = [] if self._ledger.shards(run.id) else self._runs.plan(self.store, run)
+        if self._ledger.shards(run.id):
+            return False
+        payloads = self._runs.plan(self.store, run)
         self._ledger.plan(run.id, payloads)
         return bool(payloads)
 

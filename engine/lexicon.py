@@ -77,6 +77,7 @@ everyday thing: clock, key, star, bell, umbrella, tube, scissors, toothbrush, co
 ~drink: water, milk, coffee, tea, beer, wine, juice, soda
 ~ground cover: grass, snow, sand, mud, gravel
 ~staple: bread, rice, pasta=spaghetti, cheese, meat
+~human feature: hair
 ~weather: rain, fog, sunshine
 """
 
@@ -226,9 +227,15 @@ INVERSE = {
 }
 """`a REL b` says the same as `b INVERSE[REL] a`, roughly for on and under."""
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text between spaces."""
+    return frozenset(text.split())
+
+
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-PLURAL_ONLY = frozenset(("scissors", "pants", "jeans", "shorts", "trousers", "stairs", "woods"))
-LONG_THINGS = frozenset(("hair", "sleeve", "skirt", "dress", "grass", "coat", "rope", "line", "road", "beard", "shorts", "table", "pencil"))
+PLURAL_ONLY = words("scissors pants jeans shorts trousers stairs woods")
+LONG_THINGS = words("hair sleeve skirt dress grass coat rope line road beard shorts table pencil")
 """Things of which short is the opposite of long, not of tall."""
 
 
@@ -268,7 +275,9 @@ def nouns() -> dict[str, Sense]:
             wider = frozenset(kind[0] for kind in kinds[:depth])
             for name in names:
                 found.setdefault(name, Sense(names[0], wider, (), line.startswith("~")))
-        _add_members(found, [_synonyms(word) for word in words.split(",")], frozenset(k[0] for k in kinds), line[0] == "~")
+        _add_members(
+            found, [_synonyms(word) for word in words.split(",")], frozenset(k[0] for k in kinds), line[0] == "~"
+        )
     return found
 
 
@@ -314,8 +323,7 @@ def canonical(edit_type: str, word: str) -> str:
 
 def alternatives(edit_type: str, word: str) -> tuple[str, ...]:
     """Words that cannot be true where `word` is, none that a person may take for the same."""
-    name, rivals = _attribute_index().get((edit_type, word), (word, ()))
-    own = canonical(edit_type, word)
+    own, rivals = _attribute_index().get((edit_type, word), (word, ()))
     return tuple(r for r in rivals if canonical(edit_type, r) != own and frozenset((own, r)) not in NEAR_COLOURS)
 
 
@@ -365,5 +373,5 @@ def plural(word: str) -> str:
 
 @cache
 def article(following: str) -> str:
-    """"a" or "an", as the word that follows sounds."""
+    """The indefinite article, as the word that follows sounds."""
     return str(_english().a(following)).split(" ", 1)[0]

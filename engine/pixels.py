@@ -20,7 +20,9 @@ def decode(data: bytes) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(buffer, flags) if buffer.size else None
     if pixels is None:
-        raise WinnowError(f"{len(data)} bytes are no readable image (first bytes {data[:4].hex()}); expected JPEG, PNG or the like.")
+        raise WinnowError(
+            f"{len(data)} bytes are no readable image (first bytes {data[:4].hex()}); expected JPEG, PNG or the like."
+        )
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
@@ -49,6 +51,11 @@ def crop(image: np.ndarray, area: Rectangle) -> np.ndarray:
 def gray(image: np.ndarray) -> np.ndarray:
     """Luma as float32, 0..255, of an RGB image."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def lab(image: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* as float32, L in 0..100, of an RGB image."""
+    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
 def laplacian(image: np.ndarray) -> np.ndarray:

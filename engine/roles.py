@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from db.records import XYXY, Record
+from db.records import XYXY, Record, RunKind, State
 from db.store import Store
 from engine.detections import Detections
 
@@ -25,10 +26,23 @@ class Context:
     dataset_id: int
     device: str = "cpu"
 
-    @property
-    def models(self) -> Path:
-        """Folder of the models this installation trained."""
-        return self.store.home / "models"
+    def detector(self) -> Detector | None:
+        """The newest detector that was trained here on this data set, None when there is none yet."""
+        runs = self.store.ledger.runs(kind=RunKind.TRAIN, state=State.DONE, dataset_id=self.dataset_id, limit=1)
+        folder = model_folder(self.store.home, runs[0].id) if runs else None
+        return _load_detector(folder, self.device) if folder and folder.is_dir() else None
+
+
+def model_folder(home: Path, run_id: int) -> Path:
+    """Where the model of a finished train run lies."""
+    return home / "models" / f"run-{run_id}"
+
+
+@cache
+def _load_detector(folder: Path, device: str) -> Detector:
+    from engine.backends.mmdet_detector import MMDetDetector
+
+    return MMDetDetector(folder, device)
 
 
 class Foil(Record, frozen=True, kw_only=True):

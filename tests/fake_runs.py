@@ -1,4 +1,7 @@
-"""Work for the tests of workers: a shard writes one line per item, and can misbehave in every known way."""
+"""Work for the tests of workers: a shard stores one candidate per item, and can misbehave in every known way.
+
+What is stored goes through the store's own door, under the shard's fence. `items.txt` besides counts what was executed.
+"""
 
 import os
 import signal
@@ -7,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from db.records import Run, Shard
+from db.records import Kind, NewCandidate, Run, Shard
 from db.store import Store
 from engine.control import Control, Stopped
 
@@ -15,24 +18,34 @@ from engine.control import Control, Stopped
 def plan(store: Store, run: Run) -> list[tuple[dict[str, Any], int]]:
     if run.options.get("bad_plan"):
         raise ValueError("cannot plan this")
-    return [({"items": 2}, 2)] * 2
+    return [({"items": 2}, 2)] * run.options.get("shards", 2)
 
 
 def execute(store: Store, run: Run, shard: Shard, control: Control) -> None:
-    """Each item is stored as a metric, which is refused under no lease: what counts is that none is missing or doubled."""
+    once = Path(store.home / f"once-{run.id}-{shard.number}")
     for item in range(shard.payload["items"]):
         if control.stop_requested():
             raise Stopped
-        mode = shard.payload.get("mode", "")
-        once = Path(store.home / f"once-{run.id}-{shard.number}")
-        if mode and (shard.payload.get("always") or not once.exists()):
+        if shard.payload.get("always") or not once.exists():
             once.touch()
-            misbehave(mode)
+            misbehave(shard.payload.get("mode", ""))
         time.sleep(shard.payload.get("seconds", 0.0))
         with Path(store.home / "items.txt").open("a") as file:
             file.write(f"{run.id}/{shard.number}/{item}\n")
-        control.progress(item + 1, shard.payload["items"])
+        save(store, run, shard, item)
+        control.progress(item + 1)
     control.log("shard finished")
+
+
+def save(store: Store, run: Run, shard: Shard, item: int) -> None:
+    """A writer that does not repeat itself, the worst case: each attempt finds another target."""
+    assert run.dataset_id is not None
+    suffix = f"/{shard.fence}" if shard.payload.get("fickle") else ""
+    image = store.datasets.images(run.dataset_id)[0]
+    made = NewCandidate(
+        target=f"{shard.number}/{item}{suffix}", variant=0, kind=Kind.INSTANCE, image_id=image.id, seed=0
+    )
+    store.review.add_candidates(shard, [made], run.dataset_id)
 
 
 def misbehave(mode: str) -> None:
@@ -49,4 +62,6 @@ def misbehave(mode: str) -> None:
 
 
 def conclude(store: Store, run: Run) -> None:
+    if run.options.get("bad_end"):
+        raise ValueError("cannot sum this up")
     store.ledger.set_result(run.id, {"shards": len(store.ledger.shards(run.id))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -14,6 +15,7 @@ from db.records import XYXY, Fault, Image
 Progress = Callable[[int, int], None]
 SUFFIXES = {"JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "WEBP": {".webp"}}
 MAX_PIXELS = 64_000_000
+PLAIN = re.compile(r"[\w][\w./ -]*")  # names that are relative on every system
 SLACK = 0.5  # pixels a box may stand out of its image: annotation tools round
 
 
@@ -57,6 +59,8 @@ def check_size(faults: Faults, item: str, width: object, height: object) -> bool
 
 def climbs(name: str) -> bool:
     """Whether a file name leads out of the folder it is relative to, on any system."""
+    if PLAIN.fullmatch(name) and ".." not in name:
+        return False
     windows = PureWindowsPath(name)
     parts = set(PurePosixPath(name).parts) | set(windows.parts)
     return not name or "\0" in name or ".." in parts or name.startswith(("/", "\\")) or bool(windows.drive)

@@ -14,13 +14,14 @@ from pycocotools import mask as rle
 
 from db.records import XYXY, Box, Image
 from db.store import Store
-from engine.pixels import Rectangle, decode, rectangle
+from engine.pixels import Rectangle, decode, lab, rectangle
 
 POOL = 400  # images looked through for sources of a class
 STRATA = 8  # places in the data set from which they are taken
 MIN_SIDE = 8.0  # pixels; less has no structure
 CLEAR = 0.15  # share of a source that other boxes may cover
 CLUTTERED = 0.5  # the same where no clear source is found
+SOFT_RIM = 0.45  # of an ellipse where no outline was found: its rim is ground, not instance
 WORKING_SIDE = 160  # pixels; GrabCut runs on a crop no larger than this
 
 
@@ -41,12 +42,13 @@ class Source:
 @dataclass(frozen=True, eq=False)
 class Cutout:
     """Pixels around a source: `image` (h, w, 3) RGB and `mask` (h, w) in 0..1, 1 on the instance. `area` is where in its
-    image they are, `method` how the mask was found."""
+    image they are, `method` how the mask was found, `light` what `whole_light` says of the image."""
 
     image: np.ndarray
     mask: np.ndarray
     area: Rectangle
     method: str
+    light: np.ndarray
 
 
 class Instances:
@@ -87,7 +89,10 @@ class Instances:
         images = [image for image in self._images(category_id, split) if image.digest]
         boxes = self._store.datasets.boxes_of([image.id for image in images])
         found = [
-            _source(box, image, boxes[image.id]) for image in images for box in boxes[image.id] if box.category_id == category_id
+            _source(box, image, boxes[image.id])
+            for image in images
+            for box in boxes[image.id]
+            if box.category_id == category_id
         ]
         return [source for source in found if _usable(source)]
 
@@ -99,7 +104,9 @@ class Instances:
         found: dict[int, Image] = {}
         for stratum in range(STRATA):
             after = first - 1 + stratum * step
-            page = datasets.images(self._dataset_id, split=split, category_id=category_id, after=after, limit=POOL // STRATA)
+            page = datasets.images(
+                self._dataset_id, split=split, category_id=category_id, after=after, limit=POOL // STRATA
+            )
             found |= {image.id: image for image in page}
         return list(found.values())
 
@@ -113,7 +120,7 @@ class Instances:
         area = rectangle(source.box.xyxy, pixels.shape, margin=max(4.0, 0.3 * max(width, height)))
         x1, y1, x2, y2 = area
         mask, method = outline(pixels, source.box, area, source.neighbours)
-        return Cutout(pixels[y1:y2, x1:x2], mask, area, method)
+        return Cutout(pixels[y1:y2, x1:x2].copy(), mask, area, method, whole_light(pixels))
 
 
 def _source(box: Box, image: Image, boxes: Sequence[Box]) -> Source:
@@ -143,6 +150,11 @@ def covered(source: Source) -> float:
     return max(shares, default=0.0) / ((x2 - x1) * (y2 - y1))
 
 
+def whole_light(image: np.ndarray) -> np.ndarray:
+    """The mean LAB colour of an image, (3,), L in 0..100: a rough measure of its exposure and white balance."""
+    return lab(image[::4, ::4]).mean((0, 1))
+
+
 # Masks
 
 
@@ -157,7 +169,7 @@ def outline(pixels: np.ndarray, box: Box, area: Rectangle, neighbours: Sequence[
     found = _grabcut(pixels[y1:y2, x1:x2], local, [_shifted(other, area) for other in neighbours])
     if found is not None:
         return found, "grabcut"
-    return ellipse(local, (y2 - y1, x2 - x1)), "ellipse"
+    return ellipse(local, (y2 - y1, x2 - x1), soft=SOFT_RIM), "ellipse"
 
 
 def segmentation_mask(raw: bytes, height: int, width: int) -> np.ndarray | None:
@@ -173,13 +185,14 @@ def segmentation_mask(raw: bytes, height: int, width: int) -> np.ndarray | None:
     return mask if mask.shape == (height, width) else None
 
 
-def ellipse(xyxy: XYXY, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """The ellipse in a box as a float32 mask of shape (h, w)."""
+def ellipse(xyxy: XYXY, shape: tuple[int, int], scale: float = 1.0, soft: float = 0.0) -> np.ndarray:
+    """The ellipse in a box as a float32 mask of shape (h, w); `soft` is the share of the radius over which it fades."""
     x1, y1, x2, y2 = xyxy
     ys, xs = np.ogrid[: shape[0], : shape[1]]
     across = (xs + 0.5 - (x1 + x2) / 2) / max((x2 - x1) / 2 * scale, 0.5)
     down = (ys + 0.5 - (y1 + y2) / 2) / max((y2 - y1) / 2 * scale, 0.5)
-    return (across**2 + down**2 <= 1.0).astype(np.float32)
+    radius = np.sqrt(across**2 + down**2)
+    return (np.clip((1 - radius) / soft, 0, 1) if soft else radius <= 1).astype(np.float32)
 
 
 def _shifted(xyxy: XYXY, area: Rectangle) -> XYXY:
@@ -234,4 +247,4 @@ def _plausible(mask: np.ndarray, box: XYXY) -> bool:
     width, height = box[2] - box[0], box[3] - box[1]
     if not len(xs) or not 0.3 <= len(xs) / (width * height) <= 0.97:
         return False
-    return np.ptp(xs) + 1 >= 0.75 * width and np.ptp(ys) + 1 >= 0.75 * height
+    return bool(np.ptp(xs) + 1 >= 0.75 * width and np.ptp(ys) + 1 >= 0.75 * height)

@@ -2,64 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from db.errors import WinnowError
 from engine.detections import Detections
-from engine.training import mmlab
-
-mmlab.install()
-
-from mmdet.registry import MODELS  # noqa: E402  after the operators are in place
-from mmdet.structures import DetDataSample  # noqa: E402
-
-from engine.training.presets import MODELS as PRESETS  # noqa: E402
+from engine.training.checkpoint import load_model
+from engine.training.data import as_input, fit
+from mmdet.structures import DetDataSample  # after the operators, which the imports above put in place
 
 
 class MMDetDetector:
-    """`detect` takes images of any size. Raises WinnowError when the folder does not hold a detector of ours."""
+    """The detector in `folder`. Raises WinnowError when the folder does not hold one."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        try:
-            described = json.loads((folder / "detector.json").read_bytes())
-            weights = load_file(str(folder / "model.safetensors"), device=device)
-        except (OSError, ValueError) as error:
-            raise WinnowError(f"{folder} does not hold a trained detector: {error}") from error
-        if described.get("preset") not in PRESETS:
-            raise WinnowError(f"{folder} is a detector of the unknown preset {described.get('preset')!r}.")
-        self.names: tuple[str, ...] = tuple(described["names"])
-        self._size, self._device = tuple(described["image_size"]), device
-        self._model = MODELS.build(PRESETS[described["preset"]](len(self.names))).to(device).eval()
-        self._model.load_state_dict(weights)
+        self._model, card = load_model(folder)
+        self._model.to(device)
+        self._size = card.image_size
+        self.names = card.names
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Boxes in the pixels of each image, best score first."""
+        """For each HxWx3 RGB uint8 image, of any size, its boxes in its own pixels, best score first."""
         if not images:
             return []
-        batch = [self._prepared(image) for image in images]
-        data = {"inputs": [inputs for inputs, _ in batch], "data_samples": [sample for _, sample in batch]}
+        inputs, samples = zip(*map(self._prepared, images), strict=True)
         with torch.inference_mode():
-            found = self._model.test_step(data)
-        return [self._result(sample) for sample in found]
+            found = self._model.test_step({"inputs": list(inputs), "data_samples": list(samples)})
+        return [self._detections(sample) for sample in found]
 
     def _prepared(self, image: np.ndarray) -> tuple[torch.Tensor, DetDataSample]:
-        height, width = image.shape[:2]
-        scale = min(self._size[0] / width, self._size[1] / height)
-        target = (max(1, round(width * scale)), max(1, round(height * scale)))
-        pixels = cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        inputs = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        meta = {"img_id": 0, "ori_shape": (height, width), "img_shape": tuple(inputs.shape[1:]), "scale_factor": (scale, scale)}
-        return inputs, DetDataSample(metainfo=meta)
+        small = fit(image, self._size)
+        (height, width), shape = image.shape[:2], small.shape[:2]
+        factors = (shape[1] / width, shape[0] / height)
+        return as_input(small), DetDataSample(metainfo={"ori_shape": (height, width), "img_shape": shape, "scale_factor": factors})
 
-    def _result(self, sample: DetDataSample) -> Detections:
+    def _detections(self, sample: DetDataSample) -> Detections:
         found = sample.pred_instances.cpu()
-        order = torch.argsort(found.scores, descending=True, stable=True)
-        boxes, scores, labels = (found[name][order].numpy() for name in ("bboxes", "scores", "labels"))
-        return Detections(xyxy=boxes.astype(np.float32), scores=scores, labels=labels, names=self.names)
+        order = found.scores.argsort(descending=True, stable=True)
+        return Detections(
+            xyxy=found.bboxes[order].float().numpy(),
+            scores=found.scores[order].float().numpy(),
+            labels=found.labels[order].numpy(),
+            names=self.names,
+        )

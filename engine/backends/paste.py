@@ -13,23 +13,26 @@ import numpy as np
 
 from db.errors import WinnowError
 from db.records import XYXY
-from engine.backends.cutouts import Cutout, Instances, Source, ellipse, outline
-from engine.pixels import Rectangle, rectangle
+from engine.backends.cutouts import Cutout, Instances, Source, ellipse, outline, whole_light
+from engine.pixels import Rectangle, lab, rectangle
 from engine.roles import Context, Painted, PaintTask
 
 MARGIN = 0.2  # of the longer side of the box: how far outside it pixels may change
 MAX_ENLARGEMENT = 2.0  # a stronger one shows as blur
 MAX_STRETCH = 1.2  # of the aspect ratio, to fill the box
+DRAWS = 3  # sources looked at before one with a guessed outline is taken
 TILT = 8.0  # degrees either way
 TINT_REACH = 40.0  # LAB units; grounds that differ by more are different things, not different light
 
 
 class _Placed(NamedTuple):
-    """A source laid into the working window: pixels, alpha 0..1, ring of its own surroundings 0..1, all window-sized."""
+    """A source laid into the working window: pixels, alpha 0..1, where its own ground shows, all window-sized; `light` as
+    `whole_light` gives it for the source's image."""
 
     pixels: np.ndarray
     alpha: np.ndarray
     ground: np.ndarray
+    light: np.ndarray
     detail: dict[str, Any]
 
 
@@ -64,18 +67,20 @@ class PastePainter:
         if not (placed.alpha > 0.5).any():
             return f"the instance of “{task.category}” chosen from image {source.image.file_name} vanishes at the size of the box"
         image = task.image.copy()
-        image[y1:y2, x1:x2] = _blend(under, placed)
+        image[y1:y2, x1:x2] = _blend(under, placed, whole_light(task.image))
         detail = {"source_image": source.image.id, "source_box": source.box.id, "blend": "feather", **placed.detail}
         return Painted(image=image, xyxy=_extent(placed.alpha, window), touched=window, detail=detail)
 
     def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
-        """At random among instances of another annotation; likely one of about the size and shape of the box."""
+        """At random among instances of another annotation; likely one of about the size and shape of the box, and the
+        first of a few with a real outline."""
         found = self._instances.sources(task.category or "", self._instances.split_of(task.box_id))
         others = [source for source in found if source.box.id != task.box_id]
         if not others:
             return None
         weights = [math.exp(-2.0 * _misfit(source, task.xyxy)) + 1e-9 for source in others]
-        return chance.choices(others, weights)[0]
+        drawn = chance.choices(others, weights, k=DRAWS)
+        return next((source for source in drawn if self._instances.cutout(source).method != "ellipse"), drawn[0])
 
     def _cleared(self, task: PaintTask, window: Rectangle) -> np.ndarray:
         """The window without the old instance."""
@@ -140,7 +145,10 @@ def _push_pull(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
         mean = colour.sum((0, 1)) / total if total else np.zeros(3, np.float32)
         return np.where(weight > 0, colour / np.maximum(weight, 1e-6), mean)
     size = ((width + 1) // 2, (height + 1) // 2)
-    half = _push_pull(cv2.resize(colour, size, interpolation=cv2.INTER_AREA), cv2.resize(weight, size, interpolation=cv2.INTER_AREA)[..., None])
+    half = _push_pull(
+        cv2.resize(colour, size, interpolation=cv2.INTER_AREA),
+        cv2.resize(weight, size, interpolation=cv2.INTER_AREA)[..., None],
+    )
     coarse = cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.where(weight >= 1, colour, colour + (1 - weight) * coarse)
 
@@ -152,15 +160,19 @@ def _grain(pixels: np.ndarray, known: np.ndarray, hole: np.ndarray) -> np.ndarra
     texture = np.zeros_like(fine)
     if inner.any() and hole.any():
         spread = float(np.median(np.abs(fine[inner]))) * 4 + 1.0
-        usable = inner & (np.abs(fine).max(-1) <= 2 * spread)  # edges are no grain
-        _, labels = cv2.distanceTransformWithLabels((~usable).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        usable = inner & (np.abs(fine).max(-1) <= spread)  # edges are no grain
+        _, labels = cv2.distanceTransformWithLabels(
+            (~usable).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
         place = np.zeros(int(labels.max()) + 1, np.int64)
         place[labels[usable]] = np.flatnonzero(usable)
         texture[hole] = _mirrored(fine, usable, place, labels, hole)
     return texture
 
 
-def _mirrored(fine: np.ndarray, usable: np.ndarray, place: np.ndarray, labels: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def _mirrored(
+    fine: np.ndarray, usable: np.ndarray, place: np.ndarray, labels: np.ndarray, hole: np.ndarray
+) -> np.ndarray:
     """For each pixel of the hole the grain as far behind its nearest usable pixel as it lies in front of it."""
     height, width = hole.shape
     ys, xs = np.nonzero(hole)
@@ -192,7 +204,7 @@ def _place(cutout: Cutout, source: Source, xyxy: XYXY, window: Rectangle, chance
         "degrees": round(degrees, 2),
         "mask": cutout.method,
     }
-    return _Placed(pixels, _held_in(alpha), (inside > 0.99) & (around < 0.01), detail)
+    return _Placed(pixels, _held_in(alpha), (inside > 0.99) & (around < 0.01), cutout.light, detail)
 
 
 def _scales(source: tuple[float, float], target: tuple[float, float]) -> tuple[float, float]:
@@ -233,25 +245,28 @@ def _held_in(alpha: np.ndarray) -> np.ndarray:
 # Blending
 
 
-def _blend(under: np.ndarray, placed: _Placed) -> np.ndarray:
-    matched = _tinted(placed.pixels, placed.ground, under, placed.alpha)
+def _blend(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray:
     alpha = placed.alpha[..., None]
-    return np.rint(under * (1 - alpha) + matched * alpha).clip(0, 255).astype(np.uint8)
+    return np.rint(under * (1 - alpha) + _tinted(under, placed, light) * alpha).clip(0, 255).astype(np.uint8)
 
 
-def _tinted(pixels: np.ndarray, ground: np.ndarray, under: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The source's pixels in the light of the target: moved in LAB as the source's ground is to the target's.
+def _tinted(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray:
+    """The source's pixels in the light of the target, moved in LAB (after Reinhard et al., 2001). float32, 0..255.
 
-    Mean and, moderately, contrast are matched (after Reinhard et al., 2001). The further apart the grounds, the less:
-    a red cloth and a white wall say nothing about the light.
+    The move is what the grounds around the instance and the two whole images agree on, and less of it the further apart
+    the grounds are: a red cloth and a white wall say nothing about the light.
     """
-    if ground.sum() < 16 or (alpha < 0.05).sum() < 16:
-        return pixels.astype(np.float32)
-    lab, there = (cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for image in (pixels, under))
-    own, wanted = np.median(lab[ground], 0), np.median(there[alpha < 0.05], 0)
-    shift = wanted - own
-    strength = math.exp(-float((shift**2).sum()) / TINT_REACH**2)
-    moved = lab + strength * shift.astype(np.float32)
+    free = placed.alpha < 0.05
+    if placed.ground.sum() < 16 or free.sum() < 16:
+        return placed.pixels.astype(np.float32)
+    source = lab(placed.pixels)
+    near = np.median(lab(under)[free], 0) - np.median(source[placed.ground], 0)
+    far = light - placed.light
+    if placed.detail["mask"] == "ellipse":  # carries its own ground, which must become the one around it
+        far = near
+    agreed = np.where(near * far > 0, np.sign(near) * np.minimum(np.abs(near), np.abs(far)), 0.0)
+    strength = math.exp(-float((near**2).sum()) / TINT_REACH**2)
+    moved = source + (strength * agreed).astype(np.float32)
     return cv2.cvtColor(moved, cv2.COLOR_LAB2RGB).clip(0, 1) * 255
 
 

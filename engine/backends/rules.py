@@ -15,11 +15,13 @@ from engine.roles import Context, Foil, WriteTask
 from engine.seeds import seed_of
 
 STILL_TRUE = 0.5  # support by the facts from which on a foil is not written
-_SIDES = frozenset("side hand corner half edge end row part shelf lane arm leg leg's picture image".split())
-_PLACES = frozenset("the on at to in top bottom far upper lower".split())
-_FINITE = frozenset("is are was were has have had does do did it its he she his her they their who which that".split())
-_PREPOSITIONS = frozenset("of in on at by for from to into onto over under above below behind near beside inside outside".split())
-_PARTICLES = frozenset("put puts putting try tries trying turn turns turned turning going goes go come comes came".split())
+_SIDES = lexicon.words("side hand corner half edge end row part shelf lane arm leg leg's picture image")
+_PLACES = lexicon.words("the on at to in top bottom far upper lower")
+_FINITE = lexicon.words("is are was were has have had does do did it its he she his her they their who which that")
+_PREPOSITIONS = lexicon.words(
+    "of in on at by for from to into onto over under above below behind near beside inside outside"
+)
+_PARTICLES = lexicon.words("put puts putting try tries trying turn turns turned turning going goes go come comes came")
 
 
 class Edit(NamedTuple):
@@ -63,8 +65,9 @@ class RulesWriter:
             if len(foils) == task.n:
                 break
             foil = _apply(edit, task.text)
-            if foil.text not in foils and still_true(foil.text, task.text, task.facts, task.siblings).value <= STILL_TRUE:
-                foils[foil.text] = foil
+            support = still_true(foil.text, task.text, task.facts, task.siblings)
+            if support.value <= STILL_TRUE:
+                foils.setdefault(foil.text, foil)
         return list(foils.values())
 
 
@@ -106,6 +109,8 @@ def _objects(parsed: _Text) -> Iterator[Edit]:
     for mention in parsed.found:
         first, is_plural = _pair(parsed, mention)
         start, end = parsed.words[first].start, parsed.words[mention.last - 1].end
+        if parsed.text in parsed.task.siblings:  # a class name as it is written, underscores and all
+            start, end = 0, len(parsed.text)
         whole = (start, end) == (0, len(parsed.text))
         for noun in _rivals(mention, parsed):
             new = noun if whole and noun in parsed.task.siblings else _form(plain_name(noun), is_plural)
@@ -257,7 +262,7 @@ def _relates(parsed: _Text, at: int, span: int) -> bool:
 def _numbers(parsed: _Text) -> Iterator[Edit]:
     """More of the same: fewer would still be true of a picture with many."""
     for mention in parsed.found:
-        yield from _more(parsed, mention) if mention.plural and (mention.count or 0) > 1 else _several(parsed, mention)
+        yield from _more(parsed, mention) if mention.plural and (mention.number or 0) > 1 else _several(parsed, mention)
 
 
 def _more(parsed: _Text, mention: Mention) -> Iterator[Edit]:
@@ -277,9 +282,10 @@ def _several(parsed: _Text, mention: Mention) -> Iterator[Edit]:
     countable = not (mention.plural or (sense is not None and sense.mass))
     before = parsed.words[mention.head - 1].word if mention.head else ""
     if token.word in ("a", "an", "one") and countable and before not in _PREPOSITIONS and _free(parsed, mention):
-        noun = (parsed.words[mention.first].start, parsed.words[mention.last - 1].end)
-        for count in (2, 3):
-            yield Edit("count", token.start, token.end, lexicon.NUMBERS[count - 1], ((*noun, _form(parsed.text[slice(*noun)], True)),))
+        start, end = parsed.words[mention.first].start, parsed.words[mention.last - 1].end
+        nouns = (start, end, _form(parsed.text[start:end], True))
+        for number in lexicon.NUMBERS[1:3]:
+            yield Edit("count", token.start, token.end, number, (nouns,))
 
 
 def _free(parsed: _Text, mention: Mention) -> bool:
@@ -288,5 +294,12 @@ def _free(parsed: _Text, mention: Mention) -> bool:
     return not any(word in _FINITE or (word.endswith("s") and word not in nouns) for word in rest)
 
 
-_AMBIGUOUS = frozenset(("open", "glass", "square", "full", "dry", "clean", "orange", "gold", "silver", "paper", "stone", "brick"))
-_RULES: tuple[Callable[[_Text], Iterator[Edit]], ...] = (_objects, _adjectives, _actions, _positions, _relations, _numbers)
+_AMBIGUOUS = lexicon.words("open glass square full dry clean orange gold silver paper stone brick")
+_RULES: tuple[Callable[[_Text], Iterator[Edit]], ...] = (
+    _objects,
+    _adjectives,
+    _actions,
+    _positions,
+    _relations,
+    _numbers,
+)

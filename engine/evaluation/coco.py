@@ -10,23 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from db.errors import WinnowError
 
-METRICS = ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AR1", "AR10", "AR100", "AR_s", "AR_m", "AR_l")
+NAMES = ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AR1", "AR10", "AR100", "AR_s", "AR_m", "AR_l")
 """In the order of pycocotools' `stats`."""
+
+SIZES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
+"""Areas in square pixels; pycocotools counts both ends as inside."""
 
 
 class CocoResult(msgspec.Struct, frozen=True):
-    """`metrics` by the names in METRICS and `per_class` AP@[.5:.95] by class name, in 0..1; None where nothing was to be found."""
+    """Each number is in 0..1, or -1 where the truth has nothing to find. `per_class` is AP@[.5:.95] by class name."""
 
-    metrics: dict[str, float | None]
-    per_class: dict[str, float | None]
+    mAP: float
+    AP50: float
+    AP75: float
+    AP_s: float
+    AP_m: float
+    AP_l: float
+    AR1: float
+    AR10: float
+    AR100: float
+    AR_s: float
+    AR_m: float
+    AR_l: float
+    per_class: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON: the twelve numbers at the top, `per_class` below."""
-        return {**self.metrics, "per_class": self.per_class}
+        """The same as plain JSON."""
+        return msgspec.to_builtins(self)
 
 
 def evaluate(truth: Mapping[str, Any] | Path, predictions: Sequence[Mapping[str, Any]]) -> CocoResult:
@@ -39,26 +52,24 @@ def evaluate(truth: Mapping[str, Any] | Path, predictions: Sequence[Mapping[str,
     if faults:
         shown = "\n  ".join(faults[:20])
         raise WinnowError(f"{len(faults)} of {len(predictions)} predictions cannot be evaluated:\n  {shown}")
-    classes = {category["id"]: category["name"] for category in document["categories"]}
     if not predictions or not document["annotations"]:
-        return _nothing_matched(document, classes)
-    evaluation = _run(document, predictions)
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes; all areas, most detections
-    per_class = {
-        classes[category]: _mean(precision[:, :, index]) for index, category in enumerate(evaluation.params.catIds)
-    }
-    return CocoResult(dict(zip(METRICS, map(_known, evaluation.stats), strict=False)), per_class)
+        return _nothing_matched(document)
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    run = _run(document, predictions)
+    precision = run.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes; all areas, most detections
+    means = (float(precision[:, :, k].mean()) for k in range(len(run.params.catIds)))  # a class is -1 throughout or nowhere
+    return CocoResult(*map(float, run.stats[: len(NAMES)]), per_class=dict(zip(map(names.get, run.params.catIds), means, strict=True)))
 
 
 def _run(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(_boxes_only(document))
-    evaluation = COCOeval_faster(truth, truth.loadRes(deepcopy(list(predictions))), "bbox", print_function=_quiet)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
+    run = COCOeval_faster(truth, truth.loadRes(deepcopy(list(predictions))), "bbox", print_function=_quiet)
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    return run
 
 
 def _quiet(*_: object) -> None:
@@ -66,48 +77,44 @@ def _quiet(*_: object) -> None:
 
 
 def _boxes_only(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy the evaluator may write into; outlines are of no use to it."""
+    """A copy that the evaluator may write into; outlines are of no use to it."""
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    annotations = [{key: note[key] for key in keys if key in note} for note in document["annotations"]]
-    return {"images": deepcopy(document["images"]), "annotations": annotations, "categories": deepcopy(document["categories"])}
+    notes = [{key: note[key] for key in keys if key in note} for note in document["annotations"]]
+    return {"images": deepcopy(document["images"]), "annotations": notes, "categories": deepcopy(document["categories"])}
 
 
-def _nothing_matched(document: Mapping[str, Any], classes: Mapping[int, str]) -> CocoResult:
-    """Without predictions (or boxes) everything is 0 where there was something to find, and unknown where there was not."""
+def _nothing_matched(document: Mapping[str, Any]) -> CocoResult:
+    """Without predictions or boxes everything is 0 where there was something to find; the evaluator itself cannot be asked."""
     wanted = [note for note in document["annotations"] if not note.get("iscrowd")]
-    areas = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
-    # pycocotools takes both ends of an area range as inside it
-    sized = {size: any(low <= note["area"] <= high for note in wanted) for size, (low, high) in areas.items()}
-    found = {name: sized.get(name.rpartition("_")[2], bool(wanted)) for name in METRICS}
+    kinds = {size: any(low <= note["area"] <= high for note in wanted) for size, (low, high) in SIZES.items()}
     present = {note["category_id"] for note in wanted}
     return CocoResult(
-        {name: 0.0 if known else None for name, known in found.items()},
-        {name: 0.0 if category in present else None for category, name in classes.items()},
+        *(0.0 if kinds.get(name.rpartition("_")[2], bool(wanted)) else -1.0 for name in NAMES),
+        per_class={c["name"]: 0.0 if c["id"] in present else -1.0 for c in document["categories"]},
     )
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    return float(precision.mean()) if (precision > -1).all() else None
-
-
-def _known(value: float) -> float | None:
-    return float(value) if value > -1 else None
 
 
 def _faults(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     images = {image["id"] for image in document["images"]}
     classes = {category["id"] for category in document["categories"]}
     for index, prediction in enumerate(predictions):
-        missing = {"image_id", "category_id", "bbox", "score"} - prediction.keys()
-        if missing:
-            yield f"prediction {index} lacks {', '.join(sorted(missing))}"
-        elif prediction["image_id"] not in images:
-            yield f"prediction {index}: there is no image {prediction['image_id']!r}"
-        elif prediction["category_id"] not in classes:
-            yield f"prediction {index}: there is no class {prediction['category_id']!r}; known: {sorted(classes)[:20]}"
-        elif not math.isfinite(prediction["score"]):
-            yield f"prediction {index}: score is {prediction['score']}, not a number from 0 to 1"
-        elif len(prediction["bbox"]) != 4 or not all(map(math.isfinite, prediction["bbox"])):
-            yield f"prediction {index}: bbox is {prediction['bbox']}, not four numbers x, y, width, height"
-        elif min(prediction["bbox"][2:]) < 0:
-            yield f"prediction {index}: bbox {prediction['bbox']} has a negative width or height"
+        fault = _fault(prediction, images, classes)
+        if fault:
+            yield f"Prediction #{index} {fault}"
+
+
+def _fault(prediction: Mapping[str, Any], images: set[int], classes: set[int]) -> str | None:
+    missing = {"image_id", "category_id", "bbox", "score"} - prediction.keys()
+    if missing:
+        return f"lacks {', '.join(sorted(missing))}"
+    if prediction["image_id"] not in images:
+        return f"is for image {prediction['image_id']!r}, which the truth does not have"
+    if prediction["category_id"] not in classes:
+        return f"is of class {prediction['category_id']!r}; the truth has {sorted(classes)[:20]}"
+    if not math.isfinite(prediction["score"]):
+        return f"has the score {prediction['score']}, which is not finite"
+    if len(prediction["bbox"]) != 4 or not all(map(math.isfinite, prediction["bbox"])):
+        return f"has the bbox {prediction['bbox']}; right would be four finite numbers x, y, width, height"
+    if min(prediction["bbox"][2:]) < 0:
+        return f"has the bbox {prediction['bbox']} with a negative width or height"
+    return None

@@ -14,9 +14,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from db.errors import WinnowError
+from db.errors import NotFound, WinnowError
 from engine.training import mmlab
-from engine.training.presets import model_config
+
+mmlab.install()
+
+from mmengine.config import ConfigDict  # noqa: E402  after the operators are in place
+from mmengine.registry import MODELS as BUILDERS  # noqa: E402
+
+from engine.training.presets import MODELS  # noqa: E402
 
 
 class DetectorCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,14 +33,11 @@ class DetectorCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_size: tuple[int, int]
 
 
-def build_model(preset: str, names: tuple[str, ...]) -> torch.nn.Module:
-    """The untrained mmdet model of a preset. Raises NotFound for an unknown preset."""
-    mmlab.install()
-    from mmdet.utils import register_all_modules
-    from mmengine.registry import MODELS
-
-    register_all_modules(init_default_scope=True)
-    return MODELS.build({**model_config(preset, names), "_scope_": "mmdet"})
+def model_config(preset: str, names: tuple[str, ...]) -> ConfigDict:
+    """The mmdet configuration of a preset for these classes. Raises NotFound for an unknown preset."""
+    if preset not in MODELS:
+        raise NotFound("preset", preset, sorted(MODELS))
+    return MODELS[preset](len(names))
 
 
 def save_model(folder: Path, model: torch.nn.Module, card: DetectorCard) -> None:
@@ -54,7 +57,7 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, DetectorCard]:
         raise WinnowError(
             f"{folder} is not a trained detector: it should hold detector.json and model.safetensors. ({error})"
         ) from error
-    model = build_model(card.preset, card.names)
+    model = BUILDERS.build({**model_config(card.preset, card.names), "_scope_": "mmdet"})
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:

@@ -15,7 +15,7 @@ import cv2
 import msgspec
 import numpy as np
 import torch
-from mmdet.registry import DATA_SAMPLERS, DATASETS
+from mmengine.registry import DATA_SAMPLERS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch.utils.data import Dataset, Sampler
@@ -92,17 +92,19 @@ def _scene(folder: Path, image: dict[str, Any], notes: list[dict[str, Any]], lab
     )
 
 
-def fit(image: np.ndarray, size_wh: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """The image scaled to fit into `size_wh`, and the factor; its shape keeps its proportions."""
+def fit(image: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """The image scaled to fit into `size_wh`, its proportions kept."""
     height, width = image.shape[:2]
     factor = min(size_wh[0] / width, size_wh[1] / height)
     target = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if target == (width, height):
-        return image, 1.0
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR), factor
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
 
 
-@DATASETS.register_module()
+def as_input(image: np.ndarray) -> torch.Tensor:
+    """HxWx3 -> 3xHxW."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
 class SceneDataset(Dataset):
     """A split as mmdet samples, scaled into `size_wh`; with `augment`, randomly flipped, scaled, shifted and tinted.
 
@@ -122,7 +124,9 @@ class SceneDataset(Dataset):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         draw, position = index if isinstance(index, tuple) else (0, index)
         scene = self._split.scenes[position]
-        image, boxes = self._image(position), self._boxes(scene)
+        image = self._image(position)
+        scale = np.array([image.shape[1] / scene.width, image.shape[0] / scene.height])
+        boxes = (scene.boxes.reshape(-1, 2, 2) * scale).reshape(-1, 4).astype(np.float32)
         keep = np.ones(len(boxes), bool)
         if self._augment:
             image, boxes, keep = augment(image, boxes, np.random.default_rng((self._seed, draw)))
@@ -131,14 +135,11 @@ class SceneDataset(Dataset):
     def _image(self, position: int) -> np.ndarray:
         if position in self._kept:
             return self._kept[position]
-        image, _ = fit(_read(self._split.scenes[position]), self._size)
+        image = fit(_read(self._split.scenes[position]), self._size)
         if self._room >= image.nbytes:
             self._kept[position] = image
             self._room -= image.nbytes
         return image
-
-    def _boxes(self, scene: Scene) -> np.ndarray:
-        return scene.boxes * np.float32(min(self._size[0] / scene.width, self._size[1] / scene.height))
 
     def _sample(self, scene: Scene, image: np.ndarray, boxes: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
         objects, ignored = keep & ~scene.crowd, keep & scene.crowd
@@ -156,7 +157,7 @@ class SceneDataset(Dataset):
                 "synthetic": scene.synthetic,
             },
         )
-        return {"inputs": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), "data_samples": sample}
+        return {"inputs": as_input(image), "data_samples": sample}
 
 
 def _read(scene: Scene) -> np.ndarray:

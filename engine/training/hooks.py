@@ -1,104 +1,149 @@
-"""What a training does besides training: tell its curves, save itself, stop when asked."""
+"""What a training does besides training: tell its curves, keep its state, stop when asked."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from db.errors import WinnowError
 from engine.evaluation.coco import evaluate
+from engine.training.checkpoint import DetectorCard, save_model, write_whole
 
 LAST = "last.pth"
-EVERY = 20  # steps between two points of a curve
+EVERY = 10  # steps between two points of a curve
 
 
 class Reporter(Protocol):
     """Where a training tells what it does, and asks whether to go on."""
 
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def stop_requested(self) -> bool: ...
-    def log(self, text: str) -> None: ...
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Points of curves at a step: losses, lr, images_per_s, eta_s; after a validation AP values."""
+        ...
 
+    def progress(self, done: int, total: int) -> None:
+        """Steps done of all."""
+        ...
 
-class ReportHook(Hook):
-    """Loss parts, learning rate and speed every few steps, validation AP after every evaluation. A loss that is not finite
-    ends the training."""
+    def stop_requested(self) -> bool:
+        """Asked after every step."""
+        ...
 
-    priority = "LOW"
-
-    def __init__(self, reporter: Reporter, batch_size: int) -> None:
-        self._reporter, self._batch = reporter, batch_size
-        self._since, self._steps = time.monotonic(), 0
-        self.best: dict[str, Any] = {}
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._steps += 1
-        step, total = runner.iter + 1, runner.max_iters
-        if step % EVERY and step != total:
-            return
-        losses = {name: float(value) for name, value in outputs.items()}
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if bad:
-            raise WinnowError(f"The training diverged at step {step}: {', '.join(bad)} is not finite. Lower the learning rate (lr).")
-        speed = self._steps * self._batch / (time.monotonic() - self._since)
-        self._since, self._steps = time.monotonic(), 0
-        rate = float(runner.optim_wrapper.get_lr()["lr"][0])
-        self._reporter.metrics(step, {**losses, "lr": rate, "images_per_s": speed})
-        self._reporter.progress(step, total)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        shown = {name: float(value) for name, value in (metrics or {}).items() if isinstance(value, int | float) and value >= 0}
-        self._reporter.metrics(runner.iter, shown)
-        self._reporter.log(f"step {runner.iter}: mAP {shown.get('mAP', 0.0):.3f} on the validation images")
-        self._since, self._steps = time.monotonic(), 0
-
-
-class SaveHook(Hook):
-    """Saves the whole state every so many steps, under a temporary name first, and when asked to stop: then it ends the run.
-
-    The state holds tensors and plain values only, so that it loads with `weights_only`.
-    """
-
-    priority = "VERY_LOW"
-
-    def __init__(self, folder: Path, interval: int, reporter: Reporter) -> None:
-        self._folder, self._interval, self._reporter = folder, interval, reporter
-        self.stopped = False
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        checkpoint["message_hub"] = {}
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        step = runner.iter + 1
-        self.stopped = step < runner.max_iters and self._reporter.stop_requested()
-        if self.stopped or step % self._interval == 0:
-            self._save(runner)
-        if self.stopped:
-            raise StopTraining
-
-    def _save(self, runner: Runner) -> None:
-        runner.train_loop._iter += 1  # mmengine counts the step after its hooks
-        runner.save_checkpoint(str(self._folder), "new.pth", save_param_scheduler=True, by_epoch=False)
-        runner.train_loop._iter -= 1
-        (self._folder / "new.pth").replace(self._folder / LAST)
+    def log(self, text: str) -> None:
+        """A line for people."""
+        ...
 
 
 class StopTraining(Exception):
-    """Unwinds mmengine's loop after the state was saved."""
+    """Leaves mmengine's loop after the state was saved."""
 
 
-@METRICS.register_module()
-class CocoMetrics(BaseMetric):
-    """COCO AP over the validation images, with the evaluator that the rest of Winnow uses."""
+class ReportHook(Hook):
+    """Mean losses, learning rate, speed and time left every few steps; AP after every validation. Refuses a loss that is not finite."""
+
+    priority = "NORMAL"
+
+    def __init__(self, reporter: Reporter, batch_size: int) -> None:
+        self._reporter, self._batch = reporter, batch_size
+        self._losses: dict[str, list[float]] = defaultdict(list)
+        self._spent = self._begun = 0.0
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._begun = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        step = runner.iter + 1
+        self._spent += time.monotonic() - self._begun
+        for name, value in outputs.items():
+            self._losses[name].append(_finite(name, float(value), step))
+        if step % EVERY == 0 or step == runner.max_iters:
+            self._tell(runner, step)
+
+    def _tell(self, runner: Runner, step: int) -> None:
+        steps = len(self._losses["loss"])
+        values = {name: sum(seen) / len(seen) for name, seen in self._losses.items()}
+        values["lr"] = float(runner.optim_wrapper.get_lr()["lr"][0])
+        values["images_per_s"] = steps * self._batch / self._spent
+        values["eta_s"] = (runner.max_iters - step) * self._spent / steps
+        self._losses.clear()
+        self._spent = 0.0
+        self._reporter.metrics(step, values)
+        self._reporter.progress(step, runner.max_iters)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        shown = {name: value for name, value in (metrics or {}).items() if isinstance(value, float) and value >= 0}
+        self._reporter.metrics(runner.iter, shown)
+        self._reporter.log(f"step {runner.iter}: mAP {shown.get('mAP', 0.0):.3f} on the validation images")
+
+
+def _finite(name: str, value: float, step: int) -> float:
+    if not math.isfinite(value):
+        raise WinnowError(
+            f"The training diverged at step {step}: {name} is {value}. Lower the learning rate (lr), or look for odd boxes in the data."
+        )
+    return value
+
+
+class BestHook(Hook):
+    """Keeps the model that validated best, and its metrics."""
+
+    priority = "HIGH"  # before the hook of the average puts the raw weights back
+
+    def __init__(self, folder: Path, card: DetectorCard) -> None:
+        self._folder, self._card = folder, card
+        self.metrics: dict[str, Any] = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        if metrics and metrics["mAP"] >= self.metrics.get("mAP", -1.0):
+            self.metrics = {**metrics, "best_iteration": runner.iter}
+            save_model(self._folder, runner.model, self._card)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best"] = self.metrics
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        self.metrics = checkpoint["best"]
+
+
+class StateHook(Hook):
+    """Saves the whole state of the training at intervals, and when asked to stop, which it then does.
+
+    The file holds tensors and plain values only, and is replaced in one step, so that there is always a whole one.
+    """
+
+    priority = "LOWEST"  # after optimizer, average and schedule have made their step
+
+    def __init__(self, folder: Path, interval: int, reporter: Reporter) -> None:
+        self._folder, self._interval, self._reporter = folder, interval, reporter
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        step = runner.iter + 1
+        stop = step < runner.max_iters and self._reporter.stop_requested()
+        if stop or step % self._interval == 0:
+            write_whole(self._folder / LAST, lambda path: runner.save_checkpoint(str(path.parent), path.name, by_epoch=False))
+        if stop:
+            raise StopTraining
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+        checkpoint["rng"] = torch.get_rng_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["meta"].pop("config", None)  # mmengine would execute this one as Python
+        torch.set_rng_state(checkpoint["rng"].cpu())
+
+
+class CocoMetric(BaseMetric):
+    """COCO metrics over the validation images."""
+
+    default_prefix = ""  # the names are unmistakable, and mmengine warns about None
 
     def __init__(self, truth: dict[str, Any]) -> None:
         super().__init__(collect_device="cpu")
@@ -106,13 +151,18 @@ class CocoMetrics(BaseMetric):
         self._ids = [category["id"] for category in truth["categories"]]
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
+        """One list of COCO results for each image."""
         for sample in data_samples:
             found = sample["pred_instances"]
-            corners, scores, labels = (found[name].cpu() for name in ("bboxes", "scores", "labels"))
-            sizes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
-            for box, score, label in zip(sizes, scores.tolist(), labels.tolist(), strict=True):
-                self.results.append({"image_id": sample["img_id"], "category_id": self._ids[label], "bbox": box, "score": score})
-            self.results.append({})  # mmengine warns about an empty list
+            boxes = torch.cat([found["bboxes"][:, :2], found["bboxes"][:, 2:] - found["bboxes"][:, :2]], 1)
+            rows = zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+            self.results.append(
+                [
+                    {"image_id": sample["img_id"], "category_id": self._ids[label], "bbox": box, "score": score}
+                    for box, score, label in rows
+                ]
+            )
 
-    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
-        return evaluate(self._truth, [result for result in results if result]).as_dict()
+    def compute_metrics(self, results: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        """The numbers of `engine.evaluation.coco`."""
+        return evaluate(self._truth, [prediction for image in results for prediction in image]).as_dict()

@@ -1,19 +1,19 @@
-"""One training of a detector preset, by mmengine's Runner, in this process."""
+"""One training of a detector preset by mmengine's Runner, in this process."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import torch
-from safetensors.torch import save_file
 
 from db.errors import WinnowError
+from engine.presets import TrainOptions
 from engine.training import mmlab
 
 mmlab.install()
@@ -21,118 +21,136 @@ mmlab.install()
 from mmengine.hooks import EMAHook  # noqa: E402  after the operators are in place
 from mmengine.runner import Runner  # noqa: E402
 
-from engine.training import data as _data  # noqa: E402, F401  registers the data set
-from engine.training.hooks import LAST, CocoMetrics, Reporter, ReportHook, SaveHook, StopTraining  # noqa: E402
-from engine.training.presets import MODELS  # noqa: E402
+from engine.training.checkpoint import DetectorCard, model_config, save_model  # noqa: E402
+from engine.training.data import EndlessSampler, SceneDataset, Split, read_split  # noqa: E402
+from engine.training.hooks import LAST, BestHook, CocoMetric, Reporter, ReportHook, StateHook, StopTraining  # noqa: E402
 
-WARMUP = 0.03  # share of the steps
-CHECKPOINTS = 10  # while training
+WARMUP = 100  # steps, at most a tenth of all
+SAVE_EVERY = 200  # steps; what an interruption can cost
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """`data` holds train.json and val.json; `work` keeps checkpoints and receives the folder `model`. `options` are those
-    of `engine.presets.TrainOptions`."""
+class TrainJob(msgspec.Struct, frozen=True):
+    """What to train. `data` holds train.json and val.json; `work` keeps the state and receives the folder `model`.
+
+    `options` are those of `engine.presets.TrainOptions`. With `resume`, the training goes on from the state in `work` if
+    there is one; without, it starts over.
+    """
 
     data: Path
     work: Path
     preset: str
-    options: dict[str, Any]
+    options: dict[str, Any] = {}
     seed: int = 0
+    resume: bool = True
 
 
 def train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
-    """Train, from the last checkpoint in `job.work` if there is one. Returns metrics, or {"stopped": True} when asked to stop.
+    """Trains and returns the metrics of the best model: those of `CocoResult` (absent without validation images),
+    best_iteration, seconds, iterations, parameters and `model`, its folder. Asked to stop: {"stopped": True, "iterations": n}.
 
-    Raises WinnowError when the loss diverges or there is nothing to train on.
+    Raises WinnowError for unusable data or options, and when the loss diverges.
     """
     started = time.monotonic()
-    job.work.mkdir(parents=True, exist_ok=True)
-    truth = json.loads((job.data / "val.json").read_bytes())
-    names = [category["name"] for category in truth["categories"]]
-    if not names:
-        raise WinnowError("The snapshot has no classes to train on.")
-    runner, report, save = _runner(job, reporter, truth, len(names))
+    options = TrainOptions.model_validate(job.options)
+    split, held_out = _splits(job.data)
+    card = DetectorCard(job.preset, split.names, options.image_size)
+    runner, best = _runner(job, options, split, held_out, card, reporter)
     try:
         runner.train()
     except StopTraining:
-        reporter.log(f"stopped at step {runner.iter + 1}; the state is saved")
+        reporter.log(f"stopped after step {runner.iter + 1}; the state is saved")
         return {"stopped": True, "iterations": runner.iter + 1}
-    metrics = _final(runner)
-    model = _save_model(job, runner, names)
-    parameters = sum(p.numel() for p in runner.model.parameters())
-    return {**metrics, "seconds": time.monotonic() - started, "iterations": runner.iter, "parameters": parameters, "model": str(model)}
+    if not held_out.scenes:
+        save_model(job.work / "model", _averaged(runner), card)
+    parameters = sum(parameter.numel() for parameter in runner.model.parameters())
+    done = {"seconds": time.monotonic() - started, "iterations": runner.iter, "parameters": parameters}
+    return {**best.metrics, **done, "model": str(job.work / "model")}
 
 
-def _runner(job: TrainJob, reporter: Reporter, truth: dict[str, Any], classes: int) -> tuple[Runner, ReportHook, SaveHook]:
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+def _splits(folder: Path) -> tuple[Split, Split]:
+    train_split, val_split = read_split(folder, "train"), read_split(folder, "val")
+    if train_split.categories != val_split.categories:
+        raise WinnowError(f"{train_split.path} and {val_split.path} list different categories; they should be the same, in order.")
+    if not any((~scene.crowd).any() for scene in train_split.scenes):
+        raise WinnowError(f"{train_split.path} has no box to learn from.")
+    return train_split, val_split
+
+
+def _runner(
+    job: TrainJob, options: TrainOptions, split: Split, held_out: Split, card: DetectorCard, reporter: Reporter
+) -> tuple[Runner, BestHook]:
+    torch.set_num_threads(os.cpu_count() or 1)
     cv2.setNumThreads(0)
-    options, last = job.options, job.work / LAST
-    report = ReportHook(reporter, options["batch_size"])
-    save = SaveHook(job.work, max(1, options["iterations"] // CHECKPOINTS), reporter)
-    ema = EMAHook(ema_type="ExpMomentumEMA", momentum=0.002, update_buffers=True, priority="ABOVE_NORMAL")
-    validate = bool(truth["images"])
+    job.work.mkdir(parents=True, exist_ok=True)
+    last = job.work / LAST
+    resume = job.resume and last.is_file()
+    best = BestHook(job.work / "model", card)
     runner = Runner(
-        model=MODELS[job.preset](classes),
-        work_dir=str(job.work),
-        train_dataloader=_loader(job, "train.json", augment=True),
-        val_dataloader=_loader(job, "val.json", augment=False) if validate else None,
-        train_cfg=dict(type="IterBasedTrainLoop", max_iters=options["iterations"], val_interval=options["eval_interval"]),
-        val_cfg=dict(type="ValLoop") if validate else None,
-        val_evaluator=[CocoMetrics(truth)] if validate else None,
+        model=model_config(job.preset, card.names),
+        work_dir=str(job.work / "mmengine"),
+        experiment_name=f"{job.work.name}-{time.time_ns()}",  # mmengine keeps a registry of these
+        train_dataloader=_train_loader(split, options, job.seed),
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": options.iterations, "val_interval": options.eval_interval},
         optim_wrapper=_optimizer(options),
-        param_scheduler=_schedule(options),
-        default_hooks=dict(logger=None, checkpoint=None, sampler_seed=None),
-        custom_hooks=[ema, report, save],
-        env_cfg=dict(cudnn_benchmark=True, mp_cfg=dict(opencv_num_threads=0)),
-        randomness=dict(seed=job.seed),
-        log_level="WARNING",
+        param_scheduler=_schedule(options.iterations),
+        default_hooks={"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
+        custom_hooks=[_average(), ReportHook(reporter, options.batch_size), best, StateHook(job.work, SAVE_EVERY, reporter)],
+        env_cfg={"cudnn_benchmark": True, "mp_cfg": {"opencv_num_threads": 0}},
+        randomness={"seed": job.seed},
+        log_level="ERROR",
         default_scope="mmdet",
-        experiment_name=job.work.name,
-        resume=last.exists(),
-        load_from=str(last) if last.exists() else None,
+        load_from=str(last) if resume else None,
+        resume=resume,
+        **_validation(held_out, options),
     )
-    return runner, report, save
+    return runner, best
 
 
-def _loader(job: TrainJob, file: str, *, augment: bool) -> dict[str, Any]:
-    size = tuple(job.options["image_size"])
-    dataset = dict(type="CocoInMemory", file=str(job.data / file), size=size, augment=augment, seed=job.seed)
-    sampler = dict(type="Positions") if augment else dict(type="DefaultSampler", shuffle=False)
-    batch = job.options["batch_size"]
-    return dict(dataset=dataset, sampler=sampler, batch_size=batch, num_workers=0, collate_fn=dict(type="pseudo_collate"))
+def _train_loader(split: Split, options: TrainOptions, seed: int) -> dict[str, Any]:
+    dataset = SceneDataset(split, options.image_size, augment=True, seed=seed)
+    return _loader(dataset, {"type": EndlessSampler, "seed": seed}, options.batch_size)
 
 
-def _optimizer(options: dict[str, Any]) -> dict[str, Any]:
-    return dict(
-        type="OptimWrapper",
-        optimizer=dict(type="AdamW", lr=options["lr"], weight_decay=0.05),
-        clip_grad=dict(max_norm=10.0),
-        paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    )
+def _validation(held_out: Split, options: TrainOptions) -> dict[str, Any]:
+    """The Runner's arguments that make it validate; none without validation images."""
+    if not held_out.scenes:
+        return {}
+    sampler = {"type": "DefaultSampler", "shuffle": False}
+    return {
+        "val_dataloader": _loader(SceneDataset(held_out, options.image_size), sampler, 16),
+        "val_cfg": {"type": "ValLoop"},
+        "val_evaluator": [CocoMetric(json.loads(held_out.path.read_bytes()))],
+    }
 
 
-def _schedule(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """A linear warm-up, then a cosine down to a hundredth."""
-    total = options["iterations"]
-    warmup = max(1, int(total * WARMUP))
+def _loader(dataset: SceneDataset, sampler: dict[str, Any], batch_size: int) -> dict[str, Any]:
+    """In this process: the images are in memory, so that workers would cost more than they bring."""
+    return {"dataset": dataset, "sampler": sampler, "batch_size": batch_size, "num_workers": 0, "collate_fn": {"type": "pseudo_collate"}}
+
+
+def _optimizer(options: TrainOptions) -> dict[str, Any]:
+    return {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": options.lr, "weight_decay": 0.05},
+        "clip_grad": {"max_norm": 10.0},
+        "paramwise_cfg": {"norm_decay_mult": 0.0, "bias_decay_mult": 0.0},
+    }
+
+
+def _schedule(iterations: int) -> list[dict[str, Any]]:
+    """A linear warm-up, then half a cosine down to a hundredth."""
+    warmup = max(1, min(WARMUP, iterations // 10))
+    rest = max(1, iterations - warmup)
     return [
-        dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=warmup),
-        dict(type="CosineAnnealingLR", T_max=max(1, total - warmup), eta_min_ratio=0.01, by_epoch=False, begin=warmup, end=total),
+        {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warmup},
+        {"type": "CosineAnnealingLR", "T_max": rest, "eta_min_ratio": 0.01, "by_epoch": False, "begin": warmup, "end": iterations},
     ]
 
 
-def _final(runner: Runner) -> dict[str, Any]:
-    """Metrics of the finished model. The averaged weights are in place while hooks of the validation run."""
-    return dict(runner.val_loop.run()) if runner.val_loop is not None else {}
+def _average() -> EMAHook:
+    """A running mean of the weights, over about the last 500 steps once it has settled; it is what validates and is kept."""
+    return EMAHook(ema_type="ExpMomentumEMA", momentum=0.002, gamma=200, update_buffers=True)
 
 
-def _save_model(job: TrainJob, runner: Runner, names: list[str]) -> Path:
-    """The averaged weights as safetensors, and what is needed to build the model again: preset, classes, image size."""
-    folder = job.work / "model"
-    folder.mkdir(exist_ok=True)
-    averaged = next(hook for hook in runner._hooks if isinstance(hook, EMAHook)).ema_model.module
-    save_file({name: tensor.contiguous() for name, tensor in averaged.state_dict().items()}, str(folder / "model.safetensors"))
-    described = {"preset": job.preset, "names": names, "image_size": list(job.options["image_size"])}
-    (folder / "detector.json").write_text(json.dumps(described, indent=1))
-    return folder
+def _averaged(runner: Runner) -> torch.nn.Module:
+    return next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module

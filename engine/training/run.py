@@ -16,7 +16,7 @@ from engine.backends.mmdet_detector import MMDetDetector
 from engine.control import Control, Stopped
 from engine.evaluation.coco import evaluate as coco_metrics
 from engine.folder import split_coco, training_folder
-from engine.pixels import read_rgb
+from engine.pixels import decode
 from engine.training.launch import TrainJob
 from engine.training.launch import train as train_detector
 
@@ -95,7 +95,7 @@ def _predict(detector: MMDetDetector, truth: dict[str, Any], control: Control) -
         if control.stop_requested():
             raise Stopped
         part = images[start : start + BATCH]
-        for image, found in zip(part, detector.detect([read_rgb(Path(i["file_name"])) for i in part]), strict=True):
+        for image, found in zip(part, detector.detect([decode(Path(i["file_name"]).read_bytes()) for i in part]), strict=True):
             results += [
                 {"image_id": image["id"], "category_id": ids[found.names[label]], "bbox": _xywh(box), "score": float(score)}
                 for box, score, label in zip(found.xyxy, found.scores, found.labels, strict=True)

@@ -1,8 +1,10 @@
-"""Cutting a stream into lists."""
+"""Work on very many small things."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -14,3 +16,15 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Millions of small objects make the garbage collector run again and again, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
