@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class Datasets:
 
     # Browse
 
-    def list(self) -> list[Dataset]:
+    def list(self) -> builtins.list[Dataset]:
         with self._db.read() as connection:
             return [_dataset(row) for row in connection.execute(select(schema.dataset).order_by(schema.dataset.c.id))]
 
@@ -82,14 +83,14 @@ class Datasets:
             raise NotFound("data set", name_or_id, [dataset.name for dataset in self.list()])
         return _dataset(row)
 
-    def faults(self, dataset_id: int) -> list[Fault]:
+    def faults(self, dataset_id: int) -> builtins.list[Fault]:
         """The quarantine list: what was left out when the data set was imported."""
         table = schema.quarantine.c
         query = select(table.file, table.item, table.seen, table.expected).where(table.dataset_id == dataset_id)
         with self._db.read() as connection:
             return [Fault(**row._mapping) for row in connection.execute(query.order_by(table.id))]
 
-    def categories(self, dataset_id: int) -> list[Category]:
+    def categories(self, dataset_id: int) -> builtins.list[Category]:
         table = schema.category
         with self._db.read() as connection:
             rows = connection.execute(select(table).where(table.c.dataset_id == dataset_id).order_by(table.c.id))
@@ -102,7 +103,7 @@ class Datasets:
         with self._db.read() as connection:
             return {split: count for split, count in connection.execute(query)}
 
-    def class_histogram(self, dataset_id: int, split: str | None = None) -> list[tuple[Category, int, int]]:
+    def class_histogram(self, dataset_id: int, split: str | None = None) -> builtins.list[tuple[Category, int, int]]:
         """(category, boxes, images) for every category, most boxes first."""
         box, image = schema.box.c, schema.image.c
         query = select(box.category_id, func.count(), func.count(box.image_id.distinct()))
@@ -116,7 +117,7 @@ class Datasets:
 
     def images(
         self, dataset_id: int, *, split: str | None = None, category_id: int | None = None, after: int = 0, limit: int = 50
-    ) -> list[Image]:
+    ) -> builtins.list[Image]:
         """The next images by id; of a split, or with at least one box of a category."""
         c = schema.image.c
         query = select(schema.image).where(c.dataset_id == dataset_id, c.id > after).order_by(c.id).limit(limit)
@@ -138,23 +139,23 @@ class Datasets:
         row = self._one(schema.phrase, "phrase", phrase_id)
         return next(phrase for phrase in self.phrases_of([row.image_id])[row.image_id] if phrase.id == phrase_id)
 
-    def boxes_of(self, image_ids: Sequence[int]) -> dict[int, list[Box]]:
+    def boxes_of(self, image_ids: Sequence[int]) -> dict[int, builtins.list[Box]]:
         """Boxes by image id, in file order; an image without boxes has an empty list."""
         c = schema.box.c
-        found: dict[int, list[Box]] = {image_id: [] for image_id in image_ids}
+        found: dict[int, builtins.list[Box]] = {image_id: [] for image_id in image_ids}
         with self._db.read() as connection:
             for row in connection.execute(select(schema.box).where(c.image_id.in_(image_ids)).order_by(c.id)):
                 found[row.image_id].append(_box(row))
         return found
 
-    def phrases_of(self, image_ids: Sequence[int]) -> dict[int, list[Phrase]]:
+    def phrases_of(self, image_ids: Sequence[int]) -> dict[int, builtins.list[Phrase]]:
         """Captions and phrases by image id, in file order; an image without any has an empty list."""
         c, link = schema.phrase.c, schema.phrase_box.c
-        found: dict[int, list[Phrase]] = {image_id: [] for image_id in image_ids}
+        found: dict[int, builtins.list[Phrase]] = {image_id: [] for image_id in image_ids}
         with self._db.read() as connection:
             rows = connection.execute(select(schema.phrase).where(c.image_id.in_(image_ids)).order_by(c.id)).all()
             links = select(link.phrase_id, link.box_id).join(schema.phrase, c.id == link.phrase_id)
-            boxes: dict[int, list[int]] = {}
+            boxes: dict[int, builtins.list[int]] = {}
             for phrase_id, box_id in connection.execute(links.where(c.image_id.in_(image_ids)).order_by(link.box_id)):
                 boxes.setdefault(phrase_id, []).append(box_id)
         for row in rows:
@@ -189,7 +190,7 @@ class Datasets:
             yield from page
             after = page[-1].id
 
-    def _image_ids(self, dataset_id: int) -> Iterator[list[int]]:
+    def _image_ids(self, dataset_id: int) -> Iterator[builtins.list[int]]:
         for images in batched(self._all_images(dataset_id), 500):
             yield [image.id for image in images]
 

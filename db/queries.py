@@ -6,6 +6,7 @@ page one costs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,9 @@ def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
 def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int) -> Page:
     """Up to `limit` candidate rows after `cursor`, and the next cursor, None at the end.
 
-    Raises WinnowError for an unknown order.
+    Raises WinnowError for an unknown order, or a cursor of another one.
     """
+    _check(cursor)
     order, _, argument = queue.order.partition(":")
     base = select(schema.candidate).where(*matching(queue))
     if order == "oldest":
@@ -77,15 +79,38 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
         return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit)
     if order == "-score":
         return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit, descending=True)
-    if order == "uncertain" and threshold:
-        return _nearest(connection, scored, rest, float(threshold), cursor, limit)
+    if order == "uncertain":
+        return _nearest(connection, scored, rest, _threshold(queue.order, threshold), cursor, limit)
     raise WinnowError(f"Unknown order {queue.order!r}; known: {', '.join(ORDERS)}.")
+
+
+def _check(cursor: Sequence[Any]) -> None:
+    """A cursor comes back from outside: numbers, and perhaps "rest" before them."""
+    numbers = cursor[1:] if cursor and cursor[0] == "rest" else cursor
+    if not all(isinstance(n, int | float) and abs(n) < 2**63 for n in numbers):
+        raise _foreign(cursor)
+
+
+def _foreign(cursor: Sequence[Any]) -> WinnowError:
+    return WinnowError(f"The cursor {list(cursor)!r:.200} is none of this order; start again without one.")
+
+
+def _threshold(order: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise WinnowError(f"The order {order!r} names no threshold; expected uncertain:FILTER:THRESHOLD, such as uncertain:seam:3.")
+    return value
 
 
 Keys = tuple[ColumnElement[Any], ...]
 
 
 def _keyed(connection: Connection, query: Select[Any], keys: Keys, cursor: Sequence[Any], limit: int, *, descending: bool = False) -> Page:
+    if cursor and len(cursor) != len(keys):
+        raise _foreign(cursor)
     key, bound = tuple_(*keys), tuple_(*(literal(value) for value in cursor))
     if cursor:
         query = query.where(key < bound if descending else key > bound)
@@ -117,11 +142,13 @@ def _nearest(connection: Connection, scored: Select[Any], rest: Select[Any], thr
     """Merges the scores above the threshold, ascending, with those below, descending. Cursor: [above, id, below, id]."""
     if cursor and cursor[0] == "rest":
         return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit)
+    if cursor and len(cursor) != 4:
+        raise _foreign(cursor)
     edge = list(cursor) or [threshold, 0, threshold, 0]
     above, _ = _keyed(connection, scored, (s.value, s.candidate_id), edge[:2], limit)
     below, _ = _keyed(connection, scored, (s.value, s.candidate_id), edge[2:], limit, descending=True)
     rows = sorted((*above, *below), key=lambda row: abs(row.value - threshold))[:limit]
-    taken = set(row.id for row in rows)
+    taken = {row.id for row in rows}
     for side, position in ((above, 0), (below, 2)):
         last = next((row for row in reversed(side) if row.id in taken), None)
         if last is not None:

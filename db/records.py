@@ -302,7 +302,7 @@ class Metric(Record, frozen=True, kw_only=True):
 
 
 class Worker(Record, frozen=True, kw_only=True):
-    """A worker process that was seen: `HOST:PID:START`, when, and the run it works on."""
+    """A worker process that was seen, when, and the run it works on. The name begins with its host, up to the first slash."""
 
     name: str
     seen_at: float

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 
 from db.errors import WinnowError
@@ -24,6 +25,7 @@ TEXTS = frozenset((Kind.NEGATIVE_TEXT, Kind.NEGATIVE_IMAGE))
 IMAGES = frozenset((Kind.NEGATIVE_IMAGE, Kind.INSTANCE))
 MIN_SCORE = 0.1  # of a prediction that counts as agreement (METHODS 5.2)
 SAMPLE = 300  # images of a class from which its usual boxes are learnt
+RIM = 2  # pixels along the box that say more about its edge than about its inside
 ENOUGH = 8  # boxes of a class below which nothing is called unusual
 
 
@@ -163,11 +165,18 @@ def _seam(subject: Subject) -> Judgement:
     if not changed.any():
         return Judgement(0.0, "nothing was changed")
     usual = _rms(_steps(before, np.ones_like(changed), across=False))
-    border = _steps(after, changed, across=True)
+    border = _steps(after, _whole(changed), across=True)
     if usual == 0 or not len(border):
         return Judgement(None, "the image is of one colour" if usual == 0 else "the whole image was changed")
     value = _rms(border) / usual
     return Judgement(value, f"steps across the edge of the edit are {value:.2f} times the image's own")
+
+
+def _whole(changed: np.ndarray) -> np.ndarray:
+    """The changed region without the holes where old and new pixels happen to be equal."""
+    closed = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    rings, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros_like(closed), rings, -1, 1, cv2.FILLED).astype(bool)
 
 
 def _steps(image: np.ndarray, mask: np.ndarray, *, across: bool) -> np.ndarray:
@@ -186,14 +195,17 @@ def _rms(values: np.ndarray) -> float:
 
 def _sharpness(subject: Subject) -> Judgement:
     """Variance of the Laplacian in the box over that of the rest of the image."""
-    image, area = _after(subject), _area(subject)
-    measured = laplacian(image)
+    x1, y1, x2, y2 = _area(subject)
+    measured = laplacian(_after(subject))
     rest = np.ones(measured.shape, bool)
-    crop(rest, area)[...] = False
+    rest[max(y1 - RIM, 0) : y2 + RIM, max(x1 - RIM, 0) : x2 + RIM] = False
     around = float(measured[rest].var()) if rest.any() else 0.0
+    inner = measured[y1 + RIM : y2 - RIM, x1 + RIM : x2 - RIM]
+    if not inner.size:
+        return Judgement(None, f"the box is too small to measure: {x2 - x1}x{y2 - y1} pixels")
     if around == 0:
         return Judgement(None, "the rest of the image has no detail to compare with")
-    value = float(crop(measured, area).var()) / around
+    value = float(inner.var()) / around
     return Judgement(value, f"detail in the box is {value:.2f} times that of the rest")
 
 
@@ -243,7 +255,7 @@ def _covered(xyxy: XYXY, by: XYXY) -> float:
 
 def _plausible_size(subjects: Sequence[Subject], context: Context) -> list[Judgement]:
     """How usual area, shape and place of the box are for its class: the least of the three two-sided tail probabilities
-    of a normal distribution with the class's median and median deviation."""
+    of a normal distribution with the class's median, and on either side of it the class's outermost 2.5 %."""
     wanted = {subject.candidate.category_id for subject in subjects if subject.candidate.category_id is not None}
     usual = {category_id: _features_of_class(context, category_id) for category_id in wanted}
     return [_readable(lambda one: _usualness(one, usual), subject) for subject in subjects]
@@ -287,8 +299,8 @@ def _usualness(subject: Subject, usual: dict[int, np.ndarray]) -> Judgement:
         return Judgement(0.0, "the box has no area")
     own = np.array(_features((x1, y1, x2, y2), subject.image.width, subject.image.height))
     middle = np.median(known, 0)
-    spread = np.maximum(1.4826 * np.median(np.abs(known - middle), 0), _LEAST_SPREAD)
-    deviation = np.abs(own - middle) / spread
+    edge = np.where(own > middle, np.quantile(known, 0.975, axis=0), np.quantile(known, 0.025, axis=0))
+    deviation = np.abs(own - middle) / np.maximum(np.abs(edge - middle) / 1.96, _LEAST_SPREAD)
     worst = int(deviation.argmax())
     value = math.erfc(float(deviation[worst]) / math.sqrt(2))
     return Judgement(

@@ -8,6 +8,7 @@ from typing import Any
 
 
 from db.records import Box, Category, Kind, NewCandidate, Phrase
+from engine.claims import facts_of, plain_name
 from engine.packs import Pack, backend
 from engine.pixels import decode, encode_png
 from engine.recipe import Recipe, Step
@@ -64,12 +65,12 @@ class Generator:
 
     def _foils(self, target: str, scene: Scene, box: Box | None, phrase: Phrase | None) -> list[Foil]:
         text = phrase.text if phrase else self._name(box)
-        facts = [other.text for other in scene.phrases if other.holds] + [self._name(other) for other in scene.boxes]
+        names = {category.id: category.name for category in self._categories.values()}
         task = WriteTask(
             text=text,
             n=sum(step.variants for step in self.recipe.steps),
             seed=seed_of(self.seed, target, "text"),
-            facts=tuple(dict.fromkeys(fact for fact in facts if fact)),
+            facts=tuple(facts_of(scene.boxes, scene.phrases, names)),
             siblings=tuple(category.name for category in self._categories.values()),
         )
         return self._writer.write([task])[0]
@@ -140,9 +141,9 @@ class Generator:
     def _subjects(self, box: Box, step: Step, foils: Sequence[Foil]) -> list[tuple[Category, Foil | None]]:
         if step.kind is Kind.INSTANCE:
             return [(self._categories[box.category_id or 0], None)] * step.variants
-        by_name = {category.name: category for category in self._categories.values()}
-        named = [(by_name[foil.changed_to], foil) for foil in foils if foil.edit_type == "object" and foil.changed_to in by_name]
-        return [*named][: step.variants]
+        by_name = {plain_name(category.name).lower(): category for category in self._categories.values()}
+        named = [(by_name.get(plain_name(foil.changed_to).lower()), foil) for foil in foils if foil.edit_type == "object"]
+        return [(category, foil) for category, foil in named if category is not None][: step.variants]
 
     def _painted(self, task: PaintTask, draft: NewCandidate, result: Painted) -> NewCandidate:
         digest = self.context.store.blobs.put(encode_png(result.image))

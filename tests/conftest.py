@@ -85,6 +85,7 @@ def candidates(store: Store, dataset_id: int, shard: Shard, count: int, *, kind:
             text_before="a red mug",
             text_after="a blue mug",
             digest=image.digest,
+            detail={"suffix": "jpg"},
         )
         for i in range(count)
     ]

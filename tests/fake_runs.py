@@ -5,6 +5,7 @@ What is stored goes through the store's own door, under the shard's fence. `item
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def execute(store: Store, run: Run, shard: Shard, control: Control) -> None:
             raise Stopped
         if shard.payload.get("always") or not once.exists():
             once.touch()
-            misbehave(shard.payload.get("mode", ""))
+            misbehave(store, shard.payload.get("mode", ""), control)
         time.sleep(shard.payload.get("seconds", 0.0))
         with Path(store.home / "items.txt").open("a") as file:
             file.write(f"{run.id}/{shard.number}/{item}\n")
@@ -48,7 +49,7 @@ def save(store: Store, run: Run, shard: Shard, item: int) -> None:
     store.review.add_candidates(shard, [made], run.dataset_id)
 
 
-def misbehave(mode: str) -> None:
+def misbehave(store: Store, mode: str, control: Any) -> None:
     if mode == "raise":
         raise ValueError("a broken item")
     if mode == "exit":
@@ -57,6 +58,13 @@ def misbehave(mode: str) -> None:
         sys.exit("leaving")
     if mode == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "cut":
+        os.write(control._out.fileno(), b'{"what": "prog')  # killed in the middle of a message
+        os._exit(3)
+    if mode == "leave":
+        sleeper = subprocess.Popen(["sleep", "3600"])
+        (store.home / "left").write_text(str(sleeper.pid))
+        os._exit(3)
     if mode == "hang":
         time.sleep(3600)
 

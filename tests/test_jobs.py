@@ -179,6 +179,7 @@ def test_a_training_has_a_process_of_its_own(hand: Store) -> None:
         ("exit", "exit code 3"),
         ("sys.exit", "leaving"),
         ("kill", "signal 9 (Killed)"),
+        ("cut", "exit code 3"),
     ],
 )
 def test_a_shard_that_fails_once_is_done_at_the_second_attempt(hand: Store, mode: str, reason: str) -> None:
@@ -187,6 +188,13 @@ def test_a_shard_that_fails_once_is_done_at_the_second_attempt(hand: Store, mode
     assert stored(hand, run) == expected(1, 1)
     assert hand.ledger.shards(run.id)[0].attempt == 2
     assert any(reason in line.text for line in hand.ledger.logs(run.id) if line.level == "error")
+
+
+def test_what_a_child_leaves_behind_dies_with_it(hand: Store) -> None:
+    run = queued(hand, {"items": 1, "mode": "leave"})
+    until(hand, run, State.DONE)
+    left = int((hand.home / "left").read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_poison_shard_is_quarantined_and_the_others_are_done(hand: Store) -> None:
@@ -328,6 +336,19 @@ def test_a_worker_that_is_asked_to_stop_gives_its_shard_back(quiet: Store, worke
     (shard,) = quiet.ledger.shards(run.id)
     assert (shard.state, shard.attempt, quiet.ledger.run(run.id).state) == (State.QUEUED, 0, State.QUEUED)
     assert quiet.ledger.workers() == []
+
+
+def test_a_second_signal_ends_a_worker_that_waits_for_its_child(quiet: Store, workers: Start) -> None:
+    run = queued(quiet, {"items": 1, "mode": "hang"})
+    worker = workers()
+    wait_for(lambda: (quiet.home / f"once-{run.id}-0").exists())
+    children = psutil.Process(worker.pid).children()
+    worker.terminate()
+    time.sleep(0.5)
+    assert worker.poll() is None
+    worker.terminate()
+    assert worker.wait(SECONDS) == -signal.SIGTERM
+    assert children and not psutil.wait_procs(children, timeout=SECONDS)[1]
 
 
 def test_the_secret_is_readable_by_its_owner_only_and_stays(tmp_path: Path) -> None:

@@ -207,7 +207,8 @@ def _grabcut(pixels: np.ndarray, xyxy: XYXY, neighbours: Sequence[XYXY]) -> np.n
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if scale < 1 else np.ascontiguousarray(pixels)
     box = tuple(scale * value for value in xyxy)
     trimap = _trimap(box, [tuple(scale * v for v in other) for other in neighbours], small.shape[:2])
-    if not (trimap == cv2.GC_BGD).any() or min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE:
+    sure = {cv2.GC_BGD, cv2.GC_FGD} <= set(np.unique(trimap).tolist())
+    if not sure or min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE:
         return None
     cv2.setRNGSeed(0)  # its mixture models start at random; one image shall give one mask
     cv2.grabCut(small, trimap, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 4, cv2.GC_INIT_WITH_MASK)

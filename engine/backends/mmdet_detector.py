@@ -9,9 +9,14 @@ import numpy as np
 import torch
 
 from engine.detections import Detections
+from engine.training import mmlab
+
+mmlab.install()
+
+from mmdet.structures import DetDataSample  # after the operators are in place
+
 from engine.training.checkpoint import load_model
 from engine.training.data import as_input, fit
-from mmdet.structures import DetDataSample  # after the operators, which the imports above put in place
 
 
 class MMDetDetector:

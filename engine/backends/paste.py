@@ -69,7 +69,7 @@ class PastePainter:
         image = task.image.copy()
         image[y1:y2, x1:x2] = _blend(under, placed, whole_light(task.image))
         detail = {"source_image": source.image.id, "source_box": source.box.id, "blend": "feather", **placed.detail}
-        return Painted(image=image, xyxy=_extent(placed.alpha, window), touched=window, detail=detail)
+        return Painted(image=image, xyxy=_extent(placed, window), touched=window, detail=detail)
 
     def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
         """At random among instances of another annotation; likely one of about the size and shape of the box, and the
@@ -90,10 +90,12 @@ class PastePainter:
             return under
         old = self._instances.source(task.box_id)
         mask, method = outline(task.image, old.box, window, task.keep)
+        hole, foreign = mask > 0.5, np.zeros(mask.shape, bool)
+        for xyxy in task.keep:
+            foreign |= ellipse(_in(window, xyxy), mask.shape) > 0
         if method != "segmentation":  # a guessed outline may miss a rim or a tail
-            mask = np.maximum(mask, ellipse(_in(window, task.xyxy), mask.shape, 1.02))
-        keep = [ellipse(_in(window, xyxy), mask.shape, 0.95) for xyxy in task.keep]
-        return fill(under, mask > 0.5, np.maximum.reduce(keep) > 0 if keep else np.zeros(mask.shape, bool))
+            hole |= (ellipse(_in(window, task.xyxy), mask.shape, 1.02) > 0) & ~foreign
+        return fill(under, hole, foreign)
 
 
 def _misfit(source: Source, xyxy: XYXY) -> float:
@@ -270,8 +272,8 @@ def _tinted(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray
     return cv2.cvtColor(moved, cv2.COLOR_LAB2RGB).clip(0, 1) * 255
 
 
-def _extent(alpha: np.ndarray, window: Rectangle) -> XYXY:
-    """The box of what is more than half opaque."""
-    ys, xs = np.nonzero(alpha > 0.5)
+def _extent(placed: _Placed, window: Rectangle) -> XYXY:
+    """The box of what is more than half opaque; of all of a guessed ellipse, which fades inside its annotated box."""
+    ys, xs = np.nonzero(placed.alpha > (0.02 if placed.detail["mask"] == "ellipse" else 0.5))
     x, y = window[0], window[1]
     return float(x + xs.min()), float(y + ys.min()), float(x + xs.max() + 1), float(y + ys.max() + 1)

@@ -19,10 +19,10 @@ from engine.training import mmlab
 
 mmlab.install()
 
-from mmengine.config import ConfigDict  # noqa: E402  after the operators are in place
-from mmengine.registry import MODELS as BUILDERS  # noqa: E402
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS as BUILDERS
 
-from engine.training.presets import MODELS  # noqa: E402
+from engine.training.presets import MODELS
 
 
 class DetectorCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,12 +15,16 @@ import cv2
 import msgspec
 import numpy as np
 import torch
-from mmengine.registry import DATA_SAMPLERS
-from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
 from torch.utils.data import Dataset, Sampler
 
 from db.errors import WinnowError
+from engine.training import mmlab
+
+mmlab.install()
+
+from mmdet.structures import DetDataSample  # after the operators are in place
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.structures import InstanceData
 
 MEMORY = 2 << 30
 """Bytes of decoded images a data set keeps; beyond that, images are read again each time."""

@@ -18,12 +18,12 @@ from engine.training import mmlab
 
 mmlab.install()
 
-from mmengine.hooks import EMAHook  # noqa: E402  after the operators are in place
-from mmengine.runner import Runner  # noqa: E402
+from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
 
-from engine.training.checkpoint import DetectorCard, model_config, save_model  # noqa: E402
-from engine.training.data import EndlessSampler, SceneDataset, Split, read_split  # noqa: E402
-from engine.training.hooks import LAST, BestHook, CocoMetric, Reporter, ReportHook, StateHook, StopTraining  # noqa: E402
+from engine.training.checkpoint import DetectorCard, model_config, save_model
+from engine.training.data import EndlessSampler, SceneDataset, Split, read_split
+from engine.training.hooks import LAST, BestHook, CocoMetric, Reporter, ReportHook, StateHook, StopTraining
 
 WARMUP = 100  # steps, at most a tenth of all
 SAVE_EVERY = 200  # steps; what an interruption can cost

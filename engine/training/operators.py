@@ -13,7 +13,6 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-
 # Boxes ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +65,10 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 
 def bbox_overlaps(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int) -> None:
     """Writes overlaps into `ious`: [n] for aligned pairs, else [n,m]; `mode` 0 divides by the union, 1 by the area of the first."""
-    ious.copy_(_overlap(boxes1[:, None], boxes2[:, None], mode, offset)[:, 0] if aligned else _overlap(boxes1, boxes2, mode, offset))
+    if aligned:
+        ious.copy_(_overlap(boxes1[:, None], boxes2[:, None], mode, offset)[:, 0, 0])
+    else:
+        ious.copy_(_overlap(boxes1, boxes2, mode, offset))
 
 
 def _overlap(boxes1: Tensor, boxes2: Tensor, mode: int, offset: int) -> Tensor:
@@ -126,9 +128,9 @@ def _sampling_points(roi: Tensor, size: tuple[int, int], scale: float, ratio: in
     for axis in (0, 1):
         step = extent[axis] / size[axis]
         count = ratio if ratio > 0 else max(1, int(step.ceil()))
-        within = (torch.arange(count, device=roi.device) + 0.5) / count
-        points.append(start[axis] + step * (torch.arange(size[axis], device=roi.device)[:, None] + within))
-    return points[0].to(roi), points[1].to(roi)
+        within = (torch.arange(count).to(roi) + 0.5) / count
+        points.append(start[axis] + step * (torch.arange(size[axis]).to(roi)[:, None] + within))
+    return points[0], points[1]
 
 
 def _lerp(points: Tensor, size: int) -> Tensor:
@@ -157,7 +159,7 @@ def roi_pool_forward(
 
 def _bins(start: Tensor, end: Tensor, count: int, size: int) -> Tensor:
     """Which of `size` cells belong to each of `count` bins between two coordinates, [count, size]."""
-    edges = torch.arange(count + 1, device=start.device) * ((end - start) / count) + start
+    edges = torch.arange(count + 1).to(start) * ((end - start) / count) + start
     cells = torch.arange(size, device=start.device)
     return (cells >= edges[:-1, None].floor()) & (cells < edges[1:, None].ceil())
 
@@ -238,7 +240,7 @@ def _deform_gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of (input, weight, offset, mask, bias). The values of `weight` matter to all but its own gradient."""
     shift = input.new_zeros(len(weight))
-    factor = torch.zeros(0, dtype=input.dtype, device=input.device) if mask is None else mask
+    factor = input.new_zeros(1, 1) if mask is None else mask
     return torch.ops.torchvision._deform_conv2d_backward(
         grad, input, weight, offset, factor, shift, *geometry, mask is not None
     )
@@ -276,7 +278,8 @@ def ms_deform_attn_backward(
     leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         output = ms_deform_attn_forward(leaves[0], value_spatial_shapes, value_level_start_index, *leaves[1:], im2col_step)
-    for total, part in zip((grad_value, grad_sampling_loc, grad_attn_weight), torch.autograd.grad(output, leaves, grad_output), strict=True):
+    parts = torch.autograd.grad(output, leaves, grad_output)
+    for total, part in zip((grad_value, grad_sampling_loc, grad_attn_weight), parts, strict=True):
         total += part
 
 

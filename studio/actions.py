@@ -1,0 +1,162 @@
+"""What a click or a command does. The same functions serve the pages and the command line; none knows of either."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from db import formats
+from db.errors import WinnowError
+from db.records import Dataset, Run, Snapshot
+from engine import demo, runs
+from engine.recipe import load
+from studio.context import Studio
+
+Progress = Callable[[int, int], None]
+FOLLOW_SECONDS = 0.3
+
+
+# Data sets
+
+
+def import_dataset(
+    studio: Studio,
+    path: Path,
+    name: str,
+    *,
+    format: str | None = None,
+    images: Path | None = None,
+    annotations_only: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read a data set and store it under a name. Raises BadDataset with all faults, unless `skip_bad`."""
+    path = path.expanduser()
+    document = formats.read(path, format=format, images=images, annotations_only=annotations_only, progress=progress)
+    return studio.store.datasets.import_document(document, name, skip_bad=skip_bad)
+
+
+def load_demo(studio: Studio, progress: Progress | None = None) -> Dataset:
+    """The demo data set, with its recipes queued."""
+    dataset = demo.load_demo(studio.store, progress)
+    for run in demo.fill_queue(studio.store, dataset):
+        _ring(studio, run)
+    return dataset
+
+
+# Recipes
+
+
+def start_recipe(
+    studio: Studio,
+    *,
+    dataset: str | int,
+    recipe: str,
+    pack: str = "classic",
+    amount: int | None = None,
+    seed: int = 0,
+    preview: bool = False,
+) -> Run:
+    """Queue a recipe: a generate run, and the filter run that follows it. Returns the first."""
+    chosen = studio.store.datasets.get(dataset)
+    run = runs.start_generate(
+        studio.store, dataset_id=chosen.id, recipe=load(recipe), pack=pack, amount=amount, seed=seed, preview=preview
+    )
+    return _ring(studio, run)
+
+
+def rerun(studio: Studio, run_id: int) -> Run:
+    """Make the candidates of a run once more."""
+    return _ring(studio, runs.rerun(studio.store, run_id))
+
+
+# Snapshots
+
+
+def freeze(studio: Studio, *, dataset: str | int, name: str, accepted: bool = True) -> Snapshot:
+    """Freeze a data set under a name, with its accepted candidates or the real data only."""
+    if not name.strip():
+        raise WinnowError("A snapshot needs a name, so that trainings can refer to it.")
+    chosen = studio.store.datasets.get(dataset)
+    policies = studio.store.review.policies(chosen.id) if accepted else None
+    return studio.store.snapshots.freeze(name.strip(), chosen.id, policies)
+
+
+def export(studio: Studio, *, snapshot: str | int, folder: Path, format: str = "coco") -> list[str]:
+    """Write a snapshot with its images into a new folder. Returns what the format cannot hold."""
+    document = studio.store.snapshots.document(studio.store.snapshots.get(snapshot))
+    return formats.write(document, folder.expanduser(), format)
+
+
+# Training and evaluation
+
+
+def start_training(
+    studio: Studio, *, snapshot: str | int, preset: str = "tiny_atss", options: dict[str, Any] | None = None, seed: int = 0
+) -> Run:
+    """Queue the training of a preset on a snapshot."""
+    chosen = studio.store.snapshots.get(snapshot)
+    return _ring(studio, runs.start_train(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed))
+
+
+def start_evaluation(studio: Studio, *, train_run: int, snapshot: str | int, split: str) -> Run:
+    """Queue the evaluation of a finished training on one split of a snapshot."""
+    chosen = studio.store.snapshots.get(snapshot)
+    return _ring(studio, runs.start_evaluate(studio.store, train_run_id=train_run, snapshot_id=chosen.id, split=split))
+
+
+# Runs
+
+
+def cancel(studio: Studio, run_id: int) -> None:
+    studio.store.ledger.request_cancel(run_id)
+
+
+def pause(studio: Studio, run_id: int) -> None:
+    studio.store.ledger.request_pause(run_id)
+
+
+def resume(studio: Studio, run_id: int) -> None:
+    studio.store.ledger.request_resume(run_id)
+    _ring(studio, studio.store.ledger.run(run_id))
+
+
+def retry(studio: Studio, run_id: int) -> None:
+    studio.store.ledger.request_retry(run_id)
+    _ring(studio, studio.store.ledger.run(run_id))
+
+
+def follow(studio: Studio, run_id: int, progress: Progress | None = None) -> list[Run]:
+    """Wait until a run and those that wait for it have ended, and return them. Without a living worker, one is started in
+    a process of its own for the time being."""
+    from studio.serve import beside
+
+    if has_worker(studio):
+        return _until_ended(studio, run_id, progress)
+    with beside({"home": studio.home}):
+        return _until_ended(studio, run_id, progress)
+
+
+def has_worker(studio: Studio) -> bool:
+    """Whether a worker was heard of within a minute."""
+    return any(time.time() - worker.seen_at < 60 for worker in studio.store.ledger.workers())
+
+
+def _until_ended(studio: Studio, run_id: int, progress: Progress | None) -> list[Run]:
+    ledger = studio.store.ledger
+    followed = [run_id, *(run.id for run in ledger.followers(run_id))]
+    while True:
+        now = [ledger.run(one) for one in followed]
+        if progress is not None:
+            progress(sum(run.done for run in now), sum(run.total for run in now))
+        if all(run.state.ended for run in now):
+            return now
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _ring(studio: Studio, run: Run) -> Run:
+    if studio.doorbell is not None:
+        studio.doorbell.ring(run.id)
+    return run

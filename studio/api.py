@@ -1,0 +1,306 @@
+"""The plain HTTP routes: review (`/api/review/...`), images (`/media/...`) and the files of the components.
+
+Every refusal is JSON, `{"error": sentence}`. Routes that write ask for the header `X-Winnow`, which a page of another
+origin cannot send without asking first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from db.errors import NotFound, WinnowError
+from db.queries import Queue
+from db.records import Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
+from db.store import Store
+from studio import views
+from studio.thumbs import SIZES, Thumbs
+
+MAX_BODY = 2**20
+MAX_VERDICTS = 500
+COMPONENTS = Path(__file__).parent / "components"
+STATIC_TYPES = {".js": "text/javascript", ".css": "text/css"}
+MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
+MEDIA_HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+RowId = Annotated[int, Field(ge=1, lt=2**63)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Refused(WinnowError):
+    """A request that cannot be served, with its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Wanted(BaseModel):
+    """A queue as it stands in a URL."""
+
+    model_config = ConfigDict(extra="forbid")
+    dataset: RowId
+    run: RowId | None = None
+    kind: Kind | None = None
+    category: RowId | None = None
+    human: Literal["undecided", "accept", "reject", "edit", "skip", "any"] = "undecided"
+    order: str = Field("oldest", max_length=120)
+
+    def queue(self) -> Queue:
+        chosen = {"dataset_id": self.dataset, "run_id": self.run, "kind": self.kind, "category_id": self.category}
+        return Queue(**chosen, human=self.human, order=self.order)
+
+
+class Asked(Wanted):
+    cursor: str = Field("", max_length=400)
+    limit: int = Field(32, ge=1, le=100)
+
+
+class Delivered(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A verdict as a browser sends it."""
+
+    op_id: Annotated[str, msgspec.Meta(min_length=8, max_length=80)]
+    candidate_id: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    decision: Decision
+    reviewer: Text = "local"
+    reason: Text | None = None
+    edit: dict[str, Any] | None = None
+    undoes: Text | None = None
+
+    def verdict(self) -> NewVerdict:
+        return NewVerdict(**msgspec.structs.asdict(self))
+
+
+class _Route(APIRoute):
+    """Turns the errors meant for people into JSON; bugs go on to the server's log."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return _json({"error": _sentence(error)}, 422)
+            except WinnowError as error:
+                return _json({"error": str(error)}, _status(error))
+
+        return answered
+
+
+def _status(error: WinnowError) -> int:
+    if isinstance(error, Refused):
+        return error.status
+    return 404 if isinstance(error, NotFound) else 400
+
+
+def _sentence(error: RequestValidationError) -> str:
+    parts = (f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (seen: {fault.get('input')!r:.80})" for fault in error.errors())
+    return "; ".join(parts)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+def router(store: Store) -> APIRouter:
+    """All routes on one store. Include them before Gradio is mounted at "/", which swallows what comes later."""
+    routes = APIRouter(route_class=_Route)
+    _add_review(routes, store)
+    _add_media(routes, store, Thumbs(store.blobs, store.home / "thumbs"))
+    _add_static(routes)
+    return routes
+
+
+# Review
+
+
+def _add_review(routes: APIRouter, store: Store) -> None:
+    @routes.get("/api/review/setup")
+    def setup(dataset: Annotated[RowId | None, Query()] = None) -> Response:
+        """What the controls of the page offer, for the named data set or the one worked on last."""
+        return _json(_setup(store, dataset))
+
+    @routes.get("/api/review/next")
+    def following(asked: Annotated[Asked, Query()]) -> Response:
+        """Cards, and the cursor of the page after them."""
+        store.datasets.get(asked.dataset)
+        found, cursor = store.review.page(asked.queue(), cursor=_cursor(asked.cursor), limit=asked.limit)
+        shown = None if cursor is None else msgspec.json.encode(cursor).decode()
+        return _json({"cards": views.cards(store, found), "next": shown})
+
+    @routes.get("/api/review/counts")
+    def counts(wanted: Annotated[Wanted, Query()], policies: bool = False) -> Response:
+        """How many of the queue's candidates are in which state; what the policies say only when asked, since it
+        takes longer."""
+        known = store.review.policies(wanted.dataset) if policies else {}
+        return _json(store.review.counts(wanted.queue(), known))
+
+    @routes.get("/api/review/history")
+    def history(
+        dataset: Annotated[RowId, Query()],
+        reviewer: Annotated[str, Query(min_length=1, max_length=200)] = "local",
+        limit: Annotated[int, Query(ge=1, le=50)] = 20,
+    ) -> Response:
+        """The latest verdicts of a reviewer that still stand, newest first, each with its card: what undo takes back."""
+        return _json(_history(store, dataset, reviewer, limit))
+
+    @routes.post("/api/review/verdicts", dependencies=[Depends(_from_our_pages)])
+    async def verdicts(request: Request) -> Response:
+        """Append verdicts. Answers what became of each, in order; sending one twice is harmless."""
+        delivered = _verdicts(await _body(request))
+        try:
+            return _json(await run_in_threadpool(store.review.decide, delivered))
+        except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
+            raise Refused(503, str(error)) from error
+
+
+def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
+    datasets = store.datasets.list()
+    chosen = _chosen(store, datasets, dataset)
+    runs = store.ledger.runs(kind=RunKind.GENERATE, dataset_id=chosen, limit=200) if chosen else []
+    policies = list(store.review.policies(chosen).values()) if chosen else []
+    return {
+        "dataset": chosen,
+        "datasets": [{"value": one.id, "title": one.name} for one in datasets],
+        "runs": [{"value": run.id, "title": f"{run.id} · {run.title}", "ended": run.state.ended} for run in runs],
+        "kinds": [{"value": str(kind), "title": title} for kind, (title, _) in views.KINDS.items()],
+        "orders": views.orders(policies),
+        "reasons": views.REASONS,
+    }
+
+
+def _chosen(store: Store, datasets: Sequence[Dataset], wanted: int | None) -> int | None:
+    """The wanted data set, or that of the latest generation, or the newest."""
+    if wanted is not None:
+        return store.datasets.get(wanted).id
+    latest = store.ledger.runs(kind=RunKind.GENERATE, limit=1)
+    if latest and latest[0].dataset_id is not None:
+        return latest[0].dataset_id
+    return datasets[-1].id if datasets else None
+
+
+def _cursor(text: str) -> list[Any]:
+    try:
+        return msgspec.json.decode(text, type=list[float | int | str]) if text else []
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WinnowError(f"The cursor {text[:80]!r} is none that a page was answered with: {error}.") from error
+
+
+def _history(store: Store, dataset: int, reviewer: str, limit: int) -> list[dict[str, Any]]:
+    log = store.review.verdicts(reviewer=reviewer, limit=4 * limit)
+    undone = {verdict.undoes for verdict in log}
+    standing = [v for v in log if v.decision is not Decision.UNDO and v.op_id not in undone]
+    wanted = [c for c in store.review.candidates([v.candidate_id for v in standing]) if c.dataset_id == dataset]
+    shown = {card["id"]: card for card in views.cards(store, list({c.id: c for c in wanted}.values()))}
+    return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in standing if verdict.candidate_id in shown][:limit]
+
+
+def _remembered(verdict: Verdict, card: dict[str, Any]) -> dict[str, Any]:
+    return {"op_id": verdict.op_id, "decision": str(verdict.decision), "reason": verdict.reason, "at": verdict.at, "card": card}
+
+
+def _from_our_pages(request: Request) -> None:
+    if "x-winnow" not in request.headers:
+        raise Refused(403, "The header X-Winnow is missing: verdicts are taken from the studio's own pages only.")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise Refused(415, "Verdicts are a JSON list; expected Content-Type: application/json.")
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise Refused(413, f"The request is longer than {MAX_BODY} bytes; send at most {MAX_VERDICTS} verdicts at once.")
+    return bytes(body)
+
+
+def _verdicts(body: bytes) -> list[NewVerdict]:
+    try:
+        delivered = msgspec.json.decode(body, type=list[Delivered])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise Refused(422, f"Not a list of verdicts: {error}.") from error
+    if len(delivered) > MAX_VERDICTS:
+        raise Refused(413, f"{len(delivered)} verdicts at once; send at most {MAX_VERDICTS}.")
+    return [one.verdict() for one in delivered]
+
+
+# Images
+
+
+def _add_media(routes: APIRouter, store: Store, thumbs: Thumbs) -> None:
+    @routes.get("/media/blob/{digest}")
+    def blob(digest: str, request: Request) -> Response:
+        """An image of the store, named by its content."""
+        path = _existing(store.blobs.path, digest)
+        return _file(path, image_type(path), digest, request)
+
+    @routes.get("/media/thumb/{digest}")
+    def thumb(digest: str, request: Request, size: Annotated[int, Query()] = 160) -> Response:
+        """A small JPEG of an image, its longer side `size` pixels."""
+        if size not in SIZES:
+            raise Refused(422, f"No thumbnails of size {size}; known: {', '.join(map(str, SIZES))}.")
+        _existing(store.blobs.path, digest)
+        return _file(thumbs.path(digest, size), "image/jpeg", f"{digest}-{size}", request)
+
+
+def _existing(path_of: Callable[[str], Path], digest: str) -> Path:
+    try:
+        return path_of(digest)
+    except WinnowError as error:
+        raise Refused(404, str(error)) from error
+
+
+def image_type(path: Path) -> str:
+    """The media type by the first bytes. Raises Refused for anything but JPEG, PNG and WebP: an SVG could run scripts."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "image/webp"
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic):
+            return kind
+    raise Refused(415, f"Blob {path.name[:12]} is no JPEG, PNG or WebP image.")
+
+
+def _file(path: Path, kind: str, tag: str, request: Request) -> Response:
+    headers = MEDIA_HEADERS | {"ETag": f'"{tag}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, media_type=kind, headers=headers)
+
+
+# Files of the components
+
+
+def _add_static(routes: APIRouter) -> None:
+    files = {path.relative_to(COMPONENTS).as_posix(): path for path in COMPONENTS.rglob("*") if path.suffix in STATIC_TYPES}
+
+    @routes.get("/studio-static/{name:path}")
+    def static(name: str, request: Request) -> Response:
+        """A script or style sheet; asked for again at each visit, sent again only when it changed."""
+        if name not in files:
+            raise Refused(404, f"No file {name[:80]!r} among the components.")
+        data = files[name].read_bytes()
+        tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(data, headers=headers, media_type=STATIC_TYPES[files[name].suffix])

@@ -1,0 +1,210 @@
+"""From records to what the pages show: JSON-ready values, computed by pure functions.
+
+Integers that may exceed 2**53 (seeds) leave as text, since a browser would round them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from db.records import Box, Candidate, Image, Kind, Policy, Rule, Run, Score
+from db.store import Store
+from engine.filters import FILTERS
+
+Json = dict[str, Any]
+Segments = list[tuple[str, bool]]  # (piece of text, whether it changed)
+
+KINDS = {
+    Kind.NEGATIVE_TEXT: ("Negative text", "Is the new text false of this image?"),
+    Kind.NEGATIVE_IMAGE: ("Negative image", "Does the new image show what the new text says?"),
+    Kind.INSTANCE: ("New instance", "Does the new object look real, and does the box fit it?"),
+}
+REASONS = ("wrong object", "looks fake", "bad box", "still true", "destroys other object", "other")
+NOT_SCORED = "not scored yet"
+_TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
+
+# Cards
+
+
+def cards(store: Store, candidates: Sequence[Candidate]) -> list[Json]:
+    """The review cards of candidates of one data set, in order, with everything a person needs to judge them."""
+    if not candidates:
+        return []
+    dataset_id = candidates[0].dataset_id
+    image_ids = list({candidate.image_id for candidate in candidates})
+    images = {image_id: store.datasets.image(image_id) for image_id in image_ids}
+    boxes = store.datasets.boxes_of(image_ids)
+    scores = store.review.scores_of([candidate.id for candidate in candidates])
+    names = {category.id: category.name for category in store.datasets.categories(dataset_id)}
+    policies = store.review.policies(dataset_id)
+    runs = {run_id: store.ledger.run(run_id) for run_id in {candidate.run_id for candidate in candidates}}
+    return [
+        card(
+            candidate,
+            image=images[candidate.image_id],
+            boxes=boxes[candidate.image_id],
+            names=names,
+            scores=scores[candidate.id],
+            policy=policies.get(candidate.run_id),
+            run=runs[candidate.run_id],
+        )
+        for candidate in candidates
+    ]
+
+
+def card(
+    candidate: Candidate,
+    *,
+    image: Image,
+    boxes: Sequence[Box],
+    names: Mapping[int, str],
+    scores: Sequence[Score],
+    policy: Policy | None,
+    run: Run,
+) -> Json:
+    """One candidate for the review card. Boxes are xyxy pixels of the image; `names` maps category ids."""
+    title, question = KINDS[candidate.kind]
+    own = next((box for box in boxes if box.id == candidate.box_id), None)
+    before_xyxy = own.xyxy if own else candidate.xyxy if candidate.digest is None else None
+    rules = [rule for rule in policy.rules if rule.speaks_of(candidate.kind)] if policy else []
+    return {
+        "id": candidate.id,
+        "kind": str(candidate.kind),
+        "title": title,
+        "question": question,
+        "human": candidate.human,
+        "size": [image.width, image.height],
+        "before": _picture(image.digest, before_xyxy, names.get(own.category_id or 0, "") if own else ""),
+        "after": _picture(candidate.digest, candidate.xyxy, names.get(candidate.category_id or 0, "")),
+        "others": [{"xyxy": box.xyxy, "label": names.get(box.category_id or 0, "")} for box in boxes if box is not own],
+        "texts": texts(candidate),
+        "scores": score_rows(scores, rules),
+        "policy": decision(candidate.kind, scores, policy),
+        "provenance": provenance(candidate, image, run),
+    }
+
+
+def _picture(digest: str | None, xyxy: Sequence[float] | None, label: str) -> Json | None:
+    if digest is None:
+        return None
+    return {"url": f"/media/blob/{digest}", "thumb": f"/media/thumb/{digest}", "xyxy": xyxy, "label": label}
+
+
+def texts(candidate: Candidate) -> Json | None:
+    """The texts before and after in segments, with the changed words marked; None for a candidate without a text."""
+    if candidate.text_before is None and candidate.text_after is None:
+        return None
+    before, after = word_diff(candidate.text_before or "", candidate.text_after or "")
+    return {"before": before, "after": after, "edit_type": candidate.detail.get("edit_type")}
+
+
+def word_diff(before: str, after: str) -> tuple[Segments, Segments]:
+    """Both texts cut into segments that are the same and segments that changed. Joined, the segments are the text."""
+    a, b = _TOKEN.findall(before), _TOKEN.findall(after)
+    was: Segments = []
+    now: Segments = []
+    for code, i, j, k, m in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        was += [("".join(a[i:j]), code != "equal")] if j > i else []
+        now += [("".join(b[k:m]), code != "equal")] if m > k else []
+    return was, now
+
+
+def score_rows(scores: Sequence[Score], rules: Sequence[Rule]) -> list[Json]:
+    """A row for every rule, in the policy's order, then for the scores of which no rule speaks.
+
+    `state` is pass, fail, missing (a rule without a value) or free (no rule).
+    """
+    known = {score.filter: score for score in scores}
+    ruled = {rule.filter for rule in rules}
+    rows = [_score_row(rule.filter, known.get(rule.filter), rule) for rule in rules]
+    return rows + [_score_row(score.filter, score, None) for score in scores if score.filter not in ruled]
+
+
+def _score_row(name: str, score: Score | None, rule: Rule | None) -> Json:
+    value = score.value if score else None
+    known = FILTERS.get(name)
+    return {
+        "filter": name,
+        "title": known.title if known else name,
+        "help": known.help if known else "",
+        "value": None if value is None else number(value),
+        "rule": bounds(rule) if rule else "",
+        "state": {True: "pass", False: "fail", None: "missing"}[rule.passes(value)] if rule else "free",
+        "reason": score.reason if score else NOT_SCORED,
+    }
+
+
+def bounds(rule: Rule) -> str:
+    """A rule as people write it: `≥ 0.5`, `0.5 – 2`, `any`."""
+    low, high = (None if v is None else number(v) for v in (rule.at_least, rule.at_most))
+    if low is not None and high is not None:
+        return f"{low} – {high}"
+    return f"≥ {low}" if low is not None else f"≤ {high}" if high is not None else "any"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without exponents for ordinary sizes: 0.0213, 1.42, 188."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def decision(kind: Kind, scores: Sequence[Score], policy: Policy | None) -> Json:
+    """What the policy says, and by which rule: `{"says": accept | reject | pending, "by": sentence, "name"}`."""
+    if policy is None:
+        return {"says": "pending", "by": "This run has no policy.", "name": ""}
+    values = {score.filter: score.value for score in scores}
+    rules = [rule for rule in policy.rules if rule.speaks_of(kind)]
+    says = {True: "accept", False: "reject", None: "pending"}[policy.decide(kind, values)]
+    return {"says": says, "by": _by(says, rules, values), "name": f"{policy.name} v{policy.version}"}
+
+
+def _by(says: str, rules: Sequence[Rule], values: Mapping[str, float | None]) -> str:
+    if not rules:
+        return "No rule speaks of this kind."
+    if says == "accept":
+        return "The one rule passes." if len(rules) == 1 else f"All {len(rules)} rules pass."
+    wanted = False if says == "reject" else None
+    titles = [_title(rule.filter) for rule in rules if rule.passes(values.get(rule.filter)) is wanted]
+    return f"{'Fails' if says == 'reject' else 'No value for'}: {', '.join(titles)}."
+
+
+def _title(name: str) -> str:
+    return FILTERS[name].title if name in FILTERS else name
+
+
+def provenance(candidate: Candidate, image: Image, run: Run) -> list[tuple[str, str]]:
+    """Where the candidate comes from, as (what, value) pairs."""
+    backend = "/".join(str(candidate.detail[key]) for key in ("pack", "backend") if key in candidate.detail)
+    source = f"{image.file_name} ({image.split})" if image.split else image.file_name
+    known = (
+        ("Candidate", str(candidate.id)),
+        ("Recipe", str(run.options.get("recipe", run.title))),
+        ("Pack", backend),
+        ("Run", str(run.id)),
+        ("Seed", str(candidate.seed)),
+        ("Source", source),
+    )
+    return [(what, value) for what, value in known if value]
+
+
+# Queues
+
+
+def orders(policies: Sequence[Policy]) -> list[Json]:
+    """The orders of review that make sense under these policies, as `{"value", "title"}`."""
+    found = [
+        {"value": "oldest", "title": "As they were made"},
+        {"value": "random", "title": "Random (a fair sample)"},
+        {"value": "class", "title": "By class"},
+    ]
+    rules = {rule.filter: rule for policy in policies for rule in policy.rules}
+    for name, rule in sorted(rules.items()):
+        title = _title(name).lower()
+        edge = rule.at_most if rule.at_most is not None else rule.at_least
+        if edge is not None:
+            found.append({"value": f"uncertain:{name}:{edge:g}", "title": f"Uncertain: {title}"})
+        found.append({"value": f"score:{name}", "title": f"Lowest {title}"})
+        found.append({"value": f"-score:{name}", "title": f"Highest {title}"})
+    return found

@@ -1,0 +1,126 @@
+"""What is frozen stays, says where everything came from, and holds what people and policies accepted."""
+
+from pathlib import Path
+
+import pytest
+from conftest import candidates, leased
+
+from db import formats
+from db.errors import NotFound, WinnowError
+from db.records import Dataset, Decision, Kind, NewVerdict, Rule, Score
+from db.snapshots import Sample
+from db.store import Store
+from engine.folder import split_coco, training_folder
+
+
+def decided(store: Store, dataset: Dataset, kind: Kind, decision: Decision, **more: object) -> int:
+    shard = leased(store, dataset.id)
+    (one,) = candidates(store, dataset.id, shard, 1, kind=kind)
+    store.review.decide([NewVerdict(op_id=f"op{one}", candidate_id=one, decision=decision, **more)])
+    return one
+
+
+def added(store: Store, dataset: Dataset, name: str = "s") -> list[Sample]:
+    """The samples of a fresh snapshot that a candidate made or changed."""
+    snapshot = store.snapshots.freeze(name, dataset.id, store.review.policies(dataset.id))
+    return [sample for sample in store.snapshots.samples(snapshot)[1] if sample.candidate_ids]
+
+
+def test_freezing_twice_gives_the_same_bytes_and_a_name_once(store: Store, dataset: Dataset) -> None:
+    first = store.snapshots.freeze("a", dataset.id)
+    assert store.snapshots.freeze("b", dataset.id).digest == first.digest
+    with pytest.raises(WinnowError, match="exists already"):
+        store.snapshots.freeze("a", dataset.id)
+    with pytest.raises(NotFound, match="b, a"):
+        store.snapshots.get("c")
+
+
+def test_without_policies_only_real_data(store: Store, dataset: Dataset) -> None:
+    decided(store, dataset, Kind.INSTANCE, Decision.ACCEPT)
+    assert store.snapshots.freeze("real", dataset.id).counts == {"images": 6, "synthetic": 0, "boxes": 12, "negatives": 0}
+
+
+def test_an_accepted_instance_is_a_synthetic_image(store: Store, dataset: Dataset) -> None:
+    one = decided(store, dataset, Kind.INSTANCE, Decision.ACCEPT)
+    (sample,) = added(store, dataset)
+    source = store.datasets.images(dataset.id)[0]
+    assert sample.candidate_ids == (one,)
+    assert sample.image.extra == {"synthetic": True, "candidate": one, "source_image": source.id}
+    assert (sample.image.split, sample.image.digest) == ("train", store.review.candidate(one).digest)
+    assert sorted(box.xyxy for box in sample.boxes) == [(12.0, 12.0, 48.0, 58.0), (80.0, 40.0, 140.0, 100.0)]
+
+
+def test_corrections_of_a_person_count(store: Store, dataset: Dataset) -> None:
+    ball = store.datasets.categories(dataset.id)[1]
+    decided(store, dataset, Kind.INSTANCE, Decision.EDIT, edit={"xyxy": [1.0, 2.0, 30.0, 40.0], "category_id": ball.id})
+    (sample,) = added(store, dataset)
+    assert (sample.boxes[0].xyxy, sample.boxes[0].category_id) == ((1.0, 2.0, 30.0, 40.0), ball.id)
+
+
+def test_a_negative_image_turns_truth_around(store: Store, dataset: Dataset) -> None:
+    decided(store, dataset, Kind.NEGATIVE_IMAGE, Decision.ACCEPT)
+    (sample,) = added(store, dataset)
+    assert [(p.text, p.holds, p.box_ids) for p in sample.phrases] == [("a blue mug", True, (sample.boxes[0].id,)), ("a red mug", False, ())]
+
+
+def test_an_accepted_negative_text_is_a_phrase_that_does_not_hold(store: Store, dataset: Dataset) -> None:
+    decided(store, dataset, Kind.NEGATIVE_TEXT, Decision.ACCEPT)
+    (sample,) = added(store, dataset)
+    assert not sample.image.extra.get("synthetic")
+    assert [p.text for p in sample.phrases if not p.holds] == ["a blue mug"]
+
+
+@pytest.mark.parametrize("decision", [Decision.REJECT, Decision.SKIP])
+def test_what_nobody_accepted_stays_out(store: Store, dataset: Dataset, decision: Decision) -> None:
+    decided(store, dataset, Kind.INSTANCE, decision)
+    assert added(store, dataset) == []
+
+
+def test_the_policy_decides_where_nobody_did(store: Store, dataset: Dataset) -> None:
+    policy = store.review.save_policy("p", [Rule(filter="seam", at_most=1)])
+    shard = leased(store, dataset.id, policy_id=policy.id)
+    good, _, _ = candidates(store, dataset.id, shard, 3)
+    store.review.add_scores(shard, [Score(candidate_id=good + i, filter="seam", value=v) for i, v in enumerate((0.5, 2.0))])
+    assert [sample.candidate_ids for sample in added(store, dataset)] == [(good,)]
+
+
+def test_ids_stay_unique(store: Store, dataset: Dataset) -> None:
+    for kind in Kind:
+        decided(store, dataset, kind, Decision.ACCEPT)
+    snapshot = store.snapshots.freeze("s", dataset.id, store.review.policies(dataset.id))
+    samples = store.snapshots.samples(snapshot)[1]
+    for ids in (
+        [s.image.id for s in samples],
+        [b.id for s in samples for b in s.boxes],
+        [p.id for s in samples for p in s.phrases],
+    ):
+        assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("format", list(formats.FORMATS))
+def test_a_snapshot_is_exported_and_read_again(tmp_path: Path, store: Store, dataset: Dataset, format: str) -> None:
+    for kind in Kind:
+        decided(store, dataset, kind, Decision.ACCEPT)
+    snapshot = store.snapshots.freeze("s", dataset.id, store.review.policies(dataset.id))
+    formats.write(store.snapshots.document(snapshot), tmp_path / "out", format)
+    again = formats.read(tmp_path / "out")
+    assert again.faults == []
+    assert len(list(again.images())) == snapshot.counts["images"] == 8
+    if format == "odvg":
+        assert sum(not phrase.holds for phrase in again.phrases()) == snapshot.counts["negatives"] == 2
+
+
+def test_what_is_held_out_does_not_leak_into_training(tmp_path: Path, store: Store) -> None:
+    from conftest import small_document
+
+    many = store.datasets.import_document(small_document(tmp_path / "many", images=60), "many")
+    snapshot = store.snapshots.freeze("many", many.id)
+    counts = training_folder(store, snapshot, tmp_path / "folder")
+    assert counts["train"] + counts["val"] == 40 and counts["val"] > 0  # the test split is in neither
+
+
+def test_a_split_that_is_not_there_is_named(store: Store, dataset: Dataset) -> None:
+    snapshot = store.snapshots.freeze("s", dataset.id)
+    assert len(split_coco(store, snapshot, "test")["images"]) == 2
+    with pytest.raises(WinnowError, match="no images of split 'val'; it has test, train"):
+        split_coco(store, snapshot, "val")
