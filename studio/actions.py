@@ -160,3 +160,6 @@ def _ring(studio: Studio, run: Run) -> Run:
     if studio.doorbell is not None:
         studio.doorbell.ring(run.id)
     return run
+
+
+WISHES = {"cancel": cancel, "pause": pause, "resume": resume, "retry": retry}

@@ -71,6 +71,10 @@ class Asked(Wanted):
     limit: int = Field(32, ge=1, le=100)
 
 
+class Counted(Wanted):
+    policies: bool = False
+
+
 class Delivered(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A verdict as a browser sends it."""
 
@@ -146,10 +150,10 @@ def _add_review(routes: APIRouter, store: Store) -> None:
         return _json({"cards": views.cards(store, found), "next": shown})
 
     @routes.get("/api/review/counts")
-    def counts(wanted: Annotated[Wanted, Query()], policies: bool = False) -> Response:
+    def counts(wanted: Annotated[Counted, Query()]) -> Response:
         """How many of the queue's candidates are in which state; what the policies say only when asked, since it
         takes longer."""
-        known = store.review.policies(wanted.dataset) if policies else {}
+        known = store.review.policies(wanted.dataset) if wanted.policies else {}
         return _json(store.review.counts(wanted.queue(), known))
 
     @routes.get("/api/review/history")

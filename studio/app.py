@@ -20,6 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
 from db.errors import WinnowError  # noqa: E402
+from studio import rest  # noqa: E402
 from studio.api import router  # noqa: E402
 from studio.context import Studio, open_studio  # noqa: E402
 from studio.pages import PAGES  # noqa: E402
@@ -43,6 +44,7 @@ def create_app(home: Path, *, queue_url: str = "") -> FastAPI:
     app = FastAPI(title="Winnow", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(WinnowError, _told)
     app.add_exception_handler(Exception, _bug)
+    app.include_router(rest.router(studio))
     app.include_router(router(studio.store))
     gr.mount_gradio_app(
         app,

@@ -36,10 +36,10 @@ class Thumbs:
 def shrunk(source: Path, size: int) -> bytes:
     """A JPEG of the image, fitted into `size` x `size`, never enlarged. Pixels as stored: no turning by EXIF.
 
-    A JPEG is decoded at a half, a quarter or an eighth where that is still large enough (PERFORMANCE: 3x as fast).
+    A JPEG is decoded at a half, a quarter or an eighth where that is still large enough, which is three times as fast.
     """
     width, height = _size(source)
-    factor = max((f for f in REDUCED if max(width, height) >= f * size), default=1)
+    factor = max((f for f in REDUCED if max(width, height) >= f * size and min(width, height) >= f), default=1)
     flags = REDUCED.get(factor, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(source.read_bytes(), np.uint8), flags)
     if pixels is None:

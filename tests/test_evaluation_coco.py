@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,9 @@ from db.errors import WinnowError
 from engine.evaluation.coco import NAMES, evaluate
 
 
-def case(seed: int, *, images: int = 12, crowds: bool = False, misses: float = 0.2) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def case(
+    seed: int, *, images: int = 12, crowds: bool = False, misses: float = 0.2
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Boxes of three sizes and three classes, found with jitter, some missed, some invented."""
     rng = random.Random(seed)
     truth: dict[str, Any] = {
@@ -32,7 +37,9 @@ def case(seed: int, *, images: int = 12, crowds: bool = False, misses: float = 0
             label = rng.choice(truth["categories"][:2])["id"]
             crowd = int(crowds and rng.random() < 0.3)
             number = len(truth["annotations"]) + 1
-            truth["annotations"].append({"id": number, "image_id": i, "category_id": label, "bbox": box, "area": w * h, "iscrowd": crowd})
+            truth["annotations"].append(
+                {"id": number, "image_id": i, "category_id": label, "bbox": box, "area": w * h, "iscrowd": crowd}
+            )
             for _ in range(rng.randint(1, 2)):
                 if rng.random() > misses:
                     jitter = [value + rng.gauss(0, 3) for value in box]
@@ -46,7 +53,11 @@ def official(truth: dict[str, Any], found: list[dict[str, Any]]) -> tuple[list[f
         gt = COCO()
         gt.dataset = truth
         gt.createIndex()
-        run = COCOeval(gt, gt.loadRes(found), "bbox")
+        results = gt.loadRes(found) if found else COCO()  # loadRes does not take an empty list
+        if not found:
+            results.dataset = {**truth, "annotations": []}
+            results.createIndex()
+        run = COCOeval(gt, results, "bbox")
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -69,9 +80,58 @@ def test_equal_to_pycocotools(seed: int, crowds: bool) -> None:
     assert 0 < ours.mAP < 1
 
 
+def crafted(*boxes: dict[str, Any]) -> dict[str, Any]:
+    """One image, two classes (1 and 2), and the given annotations: 10 x 10 boxes of class 1 unless they say otherwise."""
+    plain = {"image_id": 1, "category_id": 1, "bbox": [10.0, 10.0, 10.0, 10.0], "area": 100.0, "iscrowd": 0}
+    return {
+        "images": [{"id": 1, "width": 400, "height": 400}],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+        "annotations": [{"id": number, **plain, **box} for number, box in enumerate(boxes, 1)],
+    }
+
+
+HIT = {"image_id": 1, "category_id": 1, "bbox": [10.0, 10.0, 10.0, 10.0], "score": 0.9}
+CROWD = {"iscrowd": 1, "bbox": [0.0, 0.0, 200.0, 200.0], "area": 40000.0}
+EDGES = [{"area": 32.0**2}, {"area": 96.0**2, "category_id": 2}]
+AWKWARD = {
+    "no predictions": (crafted({}), []),
+    "no predictions, areas on the borders of sizes": (crafted(*EDGES), []),
+    "areas on the borders of sizes": (crafted(*EDGES), [HIT, HIT | {"category_id": 2}]),
+    "nothing to find": (crafted(), [HIT]),
+    "nothing at all": (crafted(), []),
+    "only a crowd": (crafted(CROWD), [HIT]),
+    "only a crowd, no predictions": (crafted(CROWD), []),
+    "inside a crowd": (crafted({}, CROWD), [HIT, HIT | {"bbox": [50.0, 50.0, 20.0, 20.0], "score": 0.95}]),
+    "found twice": (crafted({}), [HIT, HIT]),
+    "the wrong class": (crafted({}), [HIT | {"category_id": 2}]),
+    "no area": (crafted({}), [HIT | {"bbox": [10.0, 10.0, 0.0, 0.0]}]),
+    "more than a hundred": (crafted({}), [HIT | {"bbox": [300.0, 300.0, 5.0, 5.0]}] * 100 + [HIT | {"score": 0.5}]),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_cases_are_equal_to_pycocotools(name: str) -> None:
+    truth, found = AWKWARD[name]
+    ours = evaluate(truth, found)
+    stats, classes = official(deepcopy(truth), deepcopy(found))
+    assert [getattr(ours, number) for number in NAMES] == pytest.approx(stats, abs=1e-9)
+    assert ours.per_class == pytest.approx(classes, abs=1e-9)
+
+
+def test_a_file_is_as_good_as_a_document_and_nothing_is_changed(tmp_path: Path) -> None:
+    truth, found = case(3)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    before = deepcopy((truth, found))
+    assert evaluate(tmp_path / "truth.json", found) == evaluate(truth, found)
+    assert (truth, found) == before
+
+
 def test_perfect_predictions_are_perfect() -> None:
     truth, _ = case(1)
-    found = [{"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0} for a in truth["annotations"]]
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+        for a in truth["annotations"]
+    ]
     assert evaluate(truth, found).mAP == pytest.approx(1.0)
 
 
@@ -82,7 +142,12 @@ def test_no_predictions_find_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"image_id": 999}, "image 999"), ({"category_id": 2}, "class 2"), ({"score": float("nan")}, "finite"), ({"bbox": [0, 0, np.inf, 1]}, "finite")],
+    [
+        ({"image_id": 999}, "image 999"),
+        ({"category_id": 2}, "class 2"),
+        ({"score": float("nan")}, "finite"),
+        ({"bbox": [0, 0, np.inf, 1]}, "finite"),
+    ],
 )
 def test_an_impossible_prediction_is_named(change: dict[str, Any], word: str) -> None:
     truth, found = case(1)

@@ -1,4 +1,5 @@
-"""mmcv's operators against plain loops, gradients included; mmdet's language model and mmengine's loading on today's libraries."""
+"""mmcv's operators against plain loops, gradients included; mmdet's language model and mmengine's loading on today's
+libraries."""
 
 from __future__ import annotations
 
@@ -70,7 +71,12 @@ def test_nms_keeps_what_no_better_box_covers(seed: int, count: int, offset: int,
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 20), st.sampled_from(["naive", "linear", "gaussian"]), st.sampled_from([0, 1]))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 20),
+    st.sampled_from(["naive", "linear", "gaussian"]),
+    st.sampled_from([0, 1]),
+)
 def test_soft_nms_lowers_scores_of_covered_boxes(seed: int, count: int, method: str, offset: int) -> None:
     boxes, scores = random_boxes(seed, count), torch.rand(count, generator=torch.Generator().manual_seed(seed + 1))
     left, expected = dict(enumerate(scores.tolist())), []
@@ -133,7 +139,9 @@ def bilinear(image: Tensor, y: float, x: float) -> Tensor:
     return upper * (1 - dy) + lower * dy
 
 
-def plain_roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, mode: str, aligned: bool) -> Tensor:
+def plain_roi_align(
+    input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, mode: str, aligned: bool
+) -> Tensor:
     out = []
     for roi in rois.tolist():
         x1, y1, x2, y2 = (value * scale - (0.5 if aligned else 0.0) for value in roi[1:])
@@ -155,7 +163,9 @@ def plain_roi_align(input: Tensor, rois: Tensor, size: tuple[int, int], scale: f
     return torch.stack(out).view(len(rois), *size, input.shape[1]).permute(0, 3, 1, 2)
 
 
-ROIS = torch.tensor([[0, 1.3, 2.2, 13.7, 11.1], [1, -3.0, 0.4, 9.6, 17.0], [0, 6.1, 6.2, 6.9, 7.4]], dtype=torch.float64)
+ROIS = torch.tensor(
+    [[0, 1.3, 2.2, 13.7, 11.1], [1, -3.0, 0.4, 9.6, 17.0], [0, 6.1, 6.2, 6.9, 7.4]], dtype=torch.float64
+)
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
@@ -206,9 +216,17 @@ def sample_or_zero(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def plain_deform_conv(
-    input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None, stride: int, pad: int, dilation: int,
-    groups: int, deform_groups: int,
-) -> Tensor:  # fmt: skip
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    stride: int,
+    pad: int,
+    dilation: int,
+    groups: int,
+    deform_groups: int,
+) -> Tensor:
     batch, _, height, width = offset.shape
     outs, per_group, rows, columns = weight.shape
     result = []
@@ -289,7 +307,9 @@ def test_multi_scale_deformable_attention(levels: list[tuple[int, int]], heads: 
                         image = cells.T.view(channels, rows, columns)
                         for p in range(points):
                             x, y = locations[b, q, h, level, p]
-                            total = total + weights[b, q, h, level, p] * sample_or_zero(image, y * rows - 0.5, x * columns - 0.5)
+                            total = total + weights[b, q, h, level, p] * sample_or_zero(
+                                image, y * rows - 0.5, x * columns - 0.5
+                            )
                     result.append(total)
         return torch.stack(result).view(batch, queries, heads * channels)
 
@@ -443,7 +463,13 @@ def faster_rcnn() -> ConfigDict:
                 },
             },
             "train_cfg": {
-                "rpn": {"assigner": assigner, "sampler": {**sampler, "add_gt_as_proposals": False}, "allowed_border": -1, "pos_weight": -1, "debug": False},
+                "rpn": {
+                    "assigner": assigner,
+                    "sampler": {**sampler, "add_gt_as_proposals": False},
+                    "allowed_border": -1,
+                    "pos_weight": -1,
+                    "debug": False,
+                },
                 "rpn_proposal": {"nms_pre": 100, "max_per_img": 20, "nms": nms, "min_bbox_size": 0},
                 "rcnn": {"assigner": assigner, "sampler": sampler, "pos_weight": -1, "debug": False},
             },
@@ -500,7 +526,12 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=32
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
@@ -511,7 +542,11 @@ def encode(folder: Path, captions: list[str], *, sub_sentences: bool) -> dict[st
 
     special = ["[CLS]", "[SEP]", "."] if sub_sentences else None
     model = BertModel(
-        name=str(folder), max_tokens=16, pad_to_max=False, use_sub_sentence_represent=sub_sentences, special_tokens_list=special
+        name=str(folder),
+        max_tokens=16,
+        pad_to_max=False,
+        use_sub_sentence_represent=sub_sentences,
+        special_tokens_list=special,
     ).eval()
     with torch.no_grad():
         return model(captions)

@@ -41,7 +41,9 @@ class MMDetDetector:
         small = fit(image, self._size)
         (height, width), shape = image.shape[:2], small.shape[:2]
         factors = (shape[1] / width, shape[0] / height)
-        return as_input(small), DetDataSample(metainfo={"ori_shape": (height, width), "img_shape": shape, "scale_factor": factors})
+        return as_input(small), DetDataSample(
+            metainfo={"ori_shape": (height, width), "img_shape": shape, "scale_factor": factors}
+        )
 
     def _detections(self, sample: DetDataSample) -> Detections:
         found = sample.pred_instances.cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,9 @@ def evaluate(truth: Mapping[str, Any] | Path, predictions: Sequence[Mapping[str,
     names = {category["id"]: category["name"] for category in document["categories"]}
     run = _run(document, predictions)
     precision = run.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes; all areas, most detections
-    means = (float(precision[:, :, k].mean()) for k in range(len(run.params.catIds)))  # a class is -1 throughout or nowhere
-    return CocoResult(*map(float, run.stats[: len(NAMES)]), per_class=dict(zip(map(names.get, run.params.catIds), means, strict=True)))
+    # a class that is not in the truth is -1 throughout, others nowhere
+    per_class = {names[category]: float(precision[:, :, k].mean()) for k, category in enumerate(run.params.catIds)}
+    return _result(map(float, run.stats[: len(NAMES)]), per_class)
 
 
 def _run(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Any:
@@ -80,18 +81,26 @@ def _boxes_only(document: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that the evaluator may write into; outlines are of no use to it."""
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     notes = [{key: note[key] for key in keys if key in note} for note in document["annotations"]]
-    return {"images": deepcopy(document["images"]), "annotations": notes, "categories": deepcopy(document["categories"])}
+    return {
+        "images": deepcopy(document["images"]),
+        "annotations": notes,
+        "categories": deepcopy(document["categories"]),
+    }
 
 
 def _nothing_matched(document: Mapping[str, Any]) -> CocoResult:
-    """Without predictions or boxes everything is 0 where there was something to find; the evaluator itself cannot be asked."""
+    """0 where there was something to find; the evaluator cannot be asked without predictions or boxes."""
     wanted = [note for note in document["annotations"] if not note.get("iscrowd")]
     kinds = {size: any(low <= note["area"] <= high for note in wanted) for size, (low, high) in SIZES.items()}
     present = {note["category_id"] for note in wanted}
-    return CocoResult(
-        *(0.0 if kinds.get(name.rpartition("_")[2], bool(wanted)) else -1.0 for name in NAMES),
-        per_class={c["name"]: 0.0 if c["id"] in present else -1.0 for c in document["categories"]},
+    return _result(
+        (0.0 if kinds.get(name.rpartition("_")[2], bool(wanted)) else -1.0 for name in NAMES),
+        {c["name"]: 0.0 if c["id"] in present else -1.0 for c in document["categories"]},
     )
+
+
+def _result(numbers: Iterable[float], per_class: dict[str, float]) -> CocoResult:
+    return msgspec.convert({**dict(zip(NAMES, numbers, strict=True)), "per_class": per_class}, CocoResult)
 
 
 def _faults(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""A trained detector as a folder: `model.safetensors` (weights) and `detector.json` (what is needed to build the model again).
+"""A trained detector as a folder: `model.safetensors` (weights) and `detector.json` (what is needed to build the
+model again).
 
 The model is built from the preset that the folder names; nothing in the folder is executed.
 """
@@ -20,13 +21,15 @@ from engine.training import mmlab
 mmlab.install()
 
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS as BUILDERS
 
 from engine.training.presets import MODELS
 
 
 class DetectorCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`detector.json`: the preset, the names of its classes in the order of the labels, and the size images are fitted into."""
+    """`detector.json`: the preset, the names of its classes in the order of the labels, and the size images are
+    fitted into."""
 
     preset: str
     names: tuple[str, ...]
@@ -48,7 +51,7 @@ def save_model(folder: Path, model: torch.nn.Module, card: DetectorCard) -> None
     write_whole(folder / "detector.json", lambda path: path.write_bytes(msgspec.json.encode(card)))
 
 
-def load_model(folder: Path) -> tuple[torch.nn.Module, DetectorCard]:
+def load_model(folder: Path) -> tuple[BaseModel, DetectorCard]:
     """(model in evaluation mode on the CPU, its card). Raises WinnowError when the folder is incomplete or damaged."""
     try:
         card = msgspec.json.decode((folder / "detector.json").read_bytes(), type=DetectorCard)
@@ -61,12 +64,15 @@ def load_model(folder: Path) -> tuple[torch.nn.Module, DetectorCard]:
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise WinnowError(f"The weights in {folder} do not fit preset {card.preset!r}. Train it again. ({error})") from error
+        raise WinnowError(
+            f"The weights in {folder} do not fit preset {card.preset!r}. Train it again. ({error})"
+        ) from error
     return model.eval(), card
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path`, puts it safely on disk and renames it, so that `path` is never half-written."""
+    """Lets `write` fill a file beside `path`, puts it safely on disk and renames it, so that `path` is never
+    half-written."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     write(unfinished)
     with unfinished.open("rb+") as file:

@@ -1,6 +1,7 @@
 """Training data: a folder with `train.json` and `val.json` (plain COCO), as batches for mmdet models.
 
-Images may be flagged `"synthetic": true`; the flag travels in the sample's metainfo. Boxes with `iscrowd` are ignored regions.
+Images may be flagged `"synthetic": true`; the flag travels in the sample's metainfo. Boxes with `iscrowd` are ignored
+regions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MEMORY = 2 << 30
 
 
 class Scene(msgspec.Struct, frozen=True):
-    """One image of a split. Boxes are absolute float32 `xyxy` [n,4] in its own pixels; `crowd` [n] marks ignored regions."""
+    """One image of a split. Boxes are absolute float32 `xyxy` [n,4] in its own pixels; `crowd` [n] marks ignored
+    regions."""
 
     id: int
     path: Path
@@ -56,7 +58,7 @@ class Split(msgspec.Struct, frozen=True):
 
 
 def read_split(folder: Path, name: str) -> Split:
-    """Reads `<folder>/<name>.json`. Raises WinnowError when the file or an image is missing, or an annotation is unusable."""
+    """Reads `<folder>/<name>.json`. Raises WinnowError for a missing file or image and for unusable annotations."""
     path = folder / f"{name}.json"
     if not path.is_file():
         raise WinnowError(f"{path} is missing. A training folder holds train.json and val.json in COCO format.")
@@ -74,7 +76,11 @@ def read_split(folder: Path, name: str) -> Split:
 def _scenes(folder: Path, document: dict[str, Any]) -> list[Scene]:
     labels = {category["id"]: label for label, category in enumerate(document["categories"])}
     notes = defaultdict(list)
+    images = {image["id"] for image in document["images"]}
     for note in document["annotations"]:
+        if note["category_id"] not in labels or note["image_id"] not in images:
+            where = f"category {note['category_id']}, image {note['image_id']}"
+            raise ValueError(f"annotation {note['id']} refers to something that is not listed ({where})")
         notes[note["image_id"]].append(note)
     return [_scene(folder, image, notes[image["id"]], labels) for image in document["images"]]
 
@@ -112,8 +118,8 @@ def as_input(image: np.ndarray) -> torch.Tensor:
 class SceneDataset(Dataset):
     """A split as mmdet samples, scaled into `size_wh`; with `augment`, randomly flipped, scaled, shifted and tinted.
 
-    An index is either a position, or a pair (draw, position): the draw seeds the randomness, so that a resumed training sees
-    what an uninterrupted one would have seen.
+    An index is either a position, or a pair (draw, position): the draw seeds the randomness, so that a resumed
+    training sees what an uninterrupted one would have seen.
     """
 
     def __init__(self, split: Split, size_wh: tuple[int, int], augment: bool = False, seed: int = 0) -> None:
@@ -175,8 +181,11 @@ def _read(scene: Scene) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def augment(image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(image of the same size, boxes [n,4], which boxes are still to be seen [n]) after a random flip, scale, shift and tint.
+def augment(
+    image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(image of the same size, boxes [n,4], which boxes are still to be seen [n]) after a random flip, scale, shift
+    and tint.
 
     What is uncovered at the border is grey. A box counts as seen while a third of its area is in the picture.
     """
@@ -187,7 +196,8 @@ def augment(image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> t
     scale = np.array([zoom, zoom])
     if rng.random() < 0.5:
         scale[0], shift[0] = -zoom, width - shift[0]
-    matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    centres = shift + 0.5 * scale - 0.5  # the pixel i of an image covers i to i + 1; warpAffine puts its centre at i
+    matrix = np.array([[scale[0], 0, centres[0]], [0, scale[1], centres[1]]])
     image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(114, 114, 114))
     moved = np.sort((boxes.reshape(-1, 2, 2) * scale + shift), axis=1).reshape(-1, 4)
     inside = moved.clip(0, np.array([width, height, width, height]))
@@ -208,7 +218,7 @@ def _tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @DATA_SAMPLERS.register_module()
 class EndlessSampler(Sampler):
-    """(draw, position) without end: one permutation after another, a function of the seed, so that any draw can be resumed."""
+    """(draw, position) without end: permutations that are a function of the seed, so that any draw can be resumed."""
 
     def __init__(self, dataset: Sized, seed: int = 0) -> None:
         self._size, self._seed, self._start = len(dataset), seed, 0

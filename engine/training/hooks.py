@@ -46,7 +46,8 @@ class StopTraining(Exception):
 
 
 class ReportHook(Hook):
-    """Mean losses, learning rate, speed and time left every few steps; AP after every validation. Refuses a loss that is not finite."""
+    """Mean losses, learning rate, speed and time left every few steps; AP after every validation. Refuses a loss that
+    is not finite."""
 
     priority = "NORMAL"
 
@@ -61,8 +62,10 @@ class ReportHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         step = runner.iter + 1
         self._spent += time.monotonic() - self._begun
-        for name, value in outputs.items():
-            self._losses[name].append(_finite(name, float(value), step))
+        losses = {name: float(value.detach()) for name, value in outputs.items()}
+        _refuse_divergence(losses, step)
+        for name, value in losses.items():
+            self._losses[name].append(value)
         if step % EVERY == 0 or step == runner.max_iters:
             self._tell(runner, step)
 
@@ -83,12 +86,13 @@ class ReportHook(Hook):
         self._reporter.log(f"step {runner.iter}: mAP {shown.get('mAP', 0.0):.3f} on the validation images")
 
 
-def _finite(name: str, value: float, step: int) -> float:
-    if not math.isfinite(value):
+def _refuse_divergence(losses: dict[str, float], step: int) -> None:
+    odd = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
+    if odd:
         raise WinnowError(
-            f"The training diverged at step {step}: {name} is {value}. Lower the learning rate (lr), or look for odd boxes in the data."
+            f"The training diverged at step {step}: {', '.join(odd)}. Lower the learning rate (lr), or look for "
+            "odd boxes in the data."
         )
-    return value
 
 
 class BestHook(Hook):
@@ -127,7 +131,9 @@ class StateHook(Hook):
         step = runner.iter + 1
         stop = step < runner.max_iters and self._reporter.stop_requested()
         if stop or step % self._interval == 0:
-            write_whole(self._folder / LAST, lambda path: runner.save_checkpoint(str(path.parent), path.name, by_epoch=False))
+            write_whole(
+                self._folder / LAST, lambda path: runner.save_checkpoint(str(path.parent), path.name, by_epoch=False)
+            )
         if stop:
             raise StopTraining
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import msgspec
 import torch
 
@@ -32,8 +30,8 @@ SAVE_EVERY = 200  # steps; what an interruption can cost
 class TrainJob(msgspec.Struct, frozen=True):
     """What to train. `data` holds train.json and val.json; `work` keeps the state and receives the folder `model`.
 
-    `options` are those of `engine.presets.TrainOptions`. With `resume`, the training goes on from the state in `work` if
-    there is one; without, it starts over.
+    `options` are those of `engine.presets.TrainOptions`. With `resume`, the training goes on from the state in `work`
+    if there is one; without, it starts over.
     """
 
     data: Path
@@ -46,7 +44,8 @@ class TrainJob(msgspec.Struct, frozen=True):
 
 def train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     """Trains and returns the metrics of the best model: those of `CocoResult` (absent without validation images),
-    best_iteration, seconds, iterations, parameters and `model`, its folder. Asked to stop: {"stopped": True, "iterations": n}.
+    best_iteration, seconds, iterations, parameters and `model`, its folder. Asked to stop: {"stopped": True,
+    "iterations": n}.
 
     Raises WinnowError for unusable data or options, and when the loss diverges.
     """
@@ -70,7 +69,9 @@ def train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
 def _splits(folder: Path) -> tuple[Split, Split]:
     train_split, val_split = read_split(folder, "train"), read_split(folder, "val")
     if train_split.categories != val_split.categories:
-        raise WinnowError(f"{train_split.path} and {val_split.path} list different categories; they should be the same, in order.")
+        raise WinnowError(
+            f"{train_split.path} and {val_split.path} list different categories; they should be the same, in order."
+        )
     if not any((~scene.crowd).any() for scene in train_split.scenes):
         raise WinnowError(f"{train_split.path} has no box to learn from.")
     return train_split, val_split
@@ -79,8 +80,6 @@ def _splits(folder: Path) -> tuple[Split, Split]:
 def _runner(
     job: TrainJob, options: TrainOptions, split: Split, held_out: Split, card: DetectorCard, reporter: Reporter
 ) -> tuple[Runner, BestHook]:
-    torch.set_num_threads(os.cpu_count() or 1)
-    cv2.setNumThreads(0)
     job.work.mkdir(parents=True, exist_ok=True)
     last = job.work / LAST
     resume = job.resume and last.is_file()
@@ -90,11 +89,20 @@ def _runner(
         work_dir=str(job.work / "mmengine"),
         experiment_name=f"{job.work.name}-{time.time_ns()}",  # mmengine keeps a registry of these
         train_dataloader=_train_loader(split, options, job.seed),
-        train_cfg={"type": "IterBasedTrainLoop", "max_iters": options.iterations, "val_interval": options.eval_interval},
+        train_cfg={
+            "type": "IterBasedTrainLoop",
+            "max_iters": options.iterations,
+            "val_interval": options.eval_interval,
+        },
         optim_wrapper=_optimizer(options),
         param_scheduler=_schedule(options.iterations),
         default_hooks={"timer": None, "logger": None, "checkpoint": None, "sampler_seed": None},
-        custom_hooks=[_average(), ReportHook(reporter, options.batch_size), best, StateHook(job.work, SAVE_EVERY, reporter)],
+        custom_hooks=[
+            _average(),
+            ReportHook(reporter, options.batch_size),
+            best,
+            StateHook(job.work, SAVE_EVERY, reporter),
+        ],
         env_cfg={"cudnn_benchmark": True, "mp_cfg": {"opencv_num_threads": 0}},
         randomness={"seed": job.seed},
         log_level="ERROR",
@@ -125,7 +133,13 @@ def _validation(held_out: Split, options: TrainOptions) -> dict[str, Any]:
 
 def _loader(dataset: SceneDataset, sampler: dict[str, Any], batch_size: int) -> dict[str, Any]:
     """In this process: the images are in memory, so that workers would cost more than they bring."""
-    return {"dataset": dataset, "sampler": sampler, "batch_size": batch_size, "num_workers": 0, "collate_fn": {"type": "pseudo_collate"}}
+    return {
+        "dataset": dataset,
+        "sampler": sampler,
+        "batch_size": batch_size,
+        "num_workers": 0,
+        "collate_fn": {"type": "pseudo_collate"},
+    }
 
 
 def _optimizer(options: TrainOptions) -> dict[str, Any]:
@@ -140,15 +154,16 @@ def _optimizer(options: TrainOptions) -> dict[str, Any]:
 def _schedule(iterations: int) -> list[dict[str, Any]]:
     """A linear warm-up, then half a cosine down to a hundredth."""
     warmup = max(1, min(WARMUP, iterations // 10))
-    rest = max(1, iterations - warmup)
-    return [
-        {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warmup},
-        {"type": "CosineAnnealingLR", "T_max": rest, "eta_min_ratio": 0.01, "by_epoch": False, "begin": warmup, "end": iterations},
-    ]
+    up = {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warmup}
+    if warmup == iterations:
+        return [up]
+    down = {"type": "CosineAnnealingLR", "T_max": iterations - warmup, "eta_min_ratio": 0.01, "by_epoch": False}
+    return [up, {**down, "begin": warmup, "end": iterations}]
 
 
 def _average() -> EMAHook:
-    """A running mean of the weights, over about the last 500 steps once it has settled; it is what validates and is kept."""
+    """A running mean of the weights, over about the last 500 steps once it has settled; it is what validates and is
+    kept."""
     return EMAHook(ema_type="ExpMomentumEMA", momentum=0.002, gamma=200, update_buffers=True)
 
 

@@ -70,7 +70,8 @@ def _missing(name: str) -> Callable[..., NoReturn]:
 
 
 def _load_without_unpickling() -> None:
-    """mmengine falls back to full unpickling, which runs code out of the file, when the safe loader refuses; this does not."""
+    """mmengine falls back to full unpickling, which runs code out of the file, when the safe loader refuses; this
+    does not."""
     from mmengine.runner import checkpoint
 
     def load(file: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
@@ -87,10 +88,13 @@ def _load_without_unpickling() -> None:
 
 
 def _safe_globals() -> list[Any]:
-    """mmengine's own list (histories, numpy scalars), with its `getattr`, a door to anything, narrowed to what histories need."""
+    """mmengine's own list (histories, numpy scalars), with its `getattr`, a door to anything, narrowed to what
+    histories need."""
     from mmengine.runner.checkpoint import get_torch_safe_globals
 
-    return [known for known in get_torch_safe_globals() if known is not getattr] + [(_history_method, "builtins.getattr")]
+    return [known for known in get_torch_safe_globals() if known is not getattr] + [
+        (_history_method, "builtins.getattr")
+    ]
 
 
 def _history_method(owner: type, name: str) -> Callable[..., Any]:
@@ -106,8 +110,9 @@ def _fit_language_model() -> None:
     from mmdet.models.language_models.bert import BertEncoder
     from transformers import PreTrainedTokenizerBase
 
-    if not hasattr(PreTrainedTokenizerBase, "batch_encode_plus"):
-        PreTrainedTokenizerBase.batch_encode_plus = PreTrainedTokenizerBase.__call__
+    tokenizer: Any = PreTrainedTokenizerBase
+    if not hasattr(tokenizer, "batch_encode_plus"):
+        tokenizer.batch_encode_plus = tokenizer.__call__
     BertEncoder.forward = _with_pair_mask(BertEncoder.forward)
 
 

@@ -1,7 +1,9 @@
 """mmcv's compiled operators, from torchvision and plain torch: the same names, arguments and in-place results.
 
-Each function follows the calling convention of `mmcv.ops`: results are written into the tensors passed for them, sizes come
-as keywords, scratch buffers (`columns`, `ones`) and step sizes are accepted and not needed. CPU and CUDA tensors both work.
+Each function follows the calling convention of `mmcv.ops`: results are written into the tensors passed for them,
+sizes come
+as keywords, scratch buffers (`columns`, `ones`) and step sizes are accepted and not needed. CPU and CUDA tensors both
+work.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-# Boxes ------------------------------------------------------------------------------------------------------------------------
+# Boxes
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -23,9 +25,17 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def softnms(
-    boxes: Tensor, scores: Tensor, dets: Tensor, iou_threshold: float, sigma: float, min_score: float, method: int, offset: int
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
 ) -> Tensor:
-    """Soft-NMS (Bodla et al. 2017, algorithm 1): indices in the order of picking; rows (box, lowered score) go into `dets` [n,5].
+    """Soft-NMS (Bodla et al. 2017, algorithm 1): indices in the order of picking; rows (box, lowered score) go into
+    `dets` [n,5].
 
     `method` is 0 for hard suppression, 1 for linear and 2 for Gaussian decay.
     """
@@ -64,7 +74,8 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
 
 
 def bbox_overlaps(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int) -> None:
-    """Writes overlaps into `ious`: [n] for aligned pairs, else [n,m]; `mode` 0 divides by the union, 1 by the area of the first."""
+    """Writes overlaps into `ious`: [n] for aligned pairs, else [n,m]; `mode` 0 divides by the union, 1 by the area of
+    the first."""
     if aligned:
         ious.copy_(_overlap(boxes1[:, None], boxes2[:, None], mode, offset)[:, 0, 0])
     else:
@@ -81,14 +92,24 @@ def _overlap(boxes1: Tensor, boxes2: Tensor, mode: int, offset: int) -> Tensor:
     return torch.where(base > 0, inside / base, torch.zeros_like(inside))
 
 
-# Regions ----------------------------------------------------------------------------------------------------------------------
+# Regions
 
 
 def roi_align_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, aligned_height: int, aligned_width: int,
-    spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
-) -> None:  # fmt: skip
-    """Pools `rois` [n,5] (image, x1, y1, x2, y2) of `input` [b,c,h,w] into `output` [n,c,ah,aw]; `pool_mode` 0 max, 1 average."""
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Pools `rois` [n,5] (image, x1, y1, x2, y2) of `input` [b,c,h,w] into `output` [n,c,ah,aw]; `pool_mode` 0 max, 1
+    average."""
     size = (aligned_height, aligned_width)
     if pool_mode == 1:
         output.copy_(torchvision.ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
@@ -104,9 +125,18 @@ def roi_align_forward(
 
 
 def roi_align_backward(
-    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, aligned_height: int,
-    aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
-) -> None:  # fmt: skip
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Adds to `grad_input` [b,c,h,w] what `roi_align_forward` passes back."""
     size = (aligned_height, aligned_width)
     if pool_mode == 1:
@@ -120,7 +150,9 @@ def roi_align_backward(
         grad_input[int(roi[0])] += torch.einsum("cij,cijh,cijw->chw", grad_output[index], down, across)
 
 
-def _sampling_points(roi: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool) -> tuple[Tensor, Tensor]:
+def _sampling_points(
+    roi: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
     """Sampled y [bins, points] and x [bins, points] of one region on the feature map (He et al. 2017, section 3)."""
     start, end = roi.view(2, 2).mul(scale).sub(0.5 if aligned else 0.0).flip(1)
     extent = end - start if aligned else (end - start).clamp(min=1)
@@ -141,12 +173,21 @@ def _lerp(points: Tensor, size: int) -> Tensor:
 
 
 def roi_pool_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
 ) -> None:
-    """Max pooling of `rois` [n,5] into `output` [n,c,ph,pw]; `argmax` gets flat positions on the map, -1 for empty bins."""
+    """Max pooling of `rois` [n,5] into `output` [n,c,ph,pw]; `argmax` gets flat positions on the map, -1 for empty
+    bins."""
     height, width = input.shape[2:]
     for index, roi in enumerate(rois):
-        x1, y1, x2, y2 = (roi[1:] + roi.new_tensor([0, 0, 1, 1])) * spatial_scale  # the last pixel belongs to the region
+        x1, y1, x2, y2 = (
+            roi[1:] + roi.new_tensor([0, 0, 1, 1])
+        ) * spatial_scale  # the last pixel belongs to the region
         rows, columns = _bins(y1, y2, pooled_height, height), _bins(x1, x2, pooled_width, width)
         image = input[int(roi[0])]
         across, x = image[:, None].masked_fill(~columns[:, None], -torch.inf).max(3)
@@ -165,22 +206,43 @@ def _bins(start: Tensor, end: Tensor, count: int, size: int) -> Tensor:
 
 
 def roi_pool_backward(
-    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, pooled_height: int, pooled_width: int,
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
     spatial_scale: float,
-) -> None:  # fmt: skip
+) -> None:
     """Adds to `grad_input` [b,c,h,w] the gradient of each bin at the cell that was its maximum."""
     for index, roi in enumerate(rois):
         where, grad = argmax[index].long().flatten(1), grad_output[index].flatten(1)
         grad_input[int(roi[0])].flatten(1).scatter_add_(1, where.clamp(min=0), grad * (where >= 0))
 
 
-# Deformable convolution and attention ------------------------------------------------------------------------------------------
+# Deformable convolution and attention
 
 
 def deform_conv_forward(
-    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, *, kW: int, kH: int, dW: int,
-    dH: int, padW: int, padH: int, dilationW: int, dilationH: int, group: int, deformable_group: int, im2col_step: int,
-) -> None:  # fmt: skip
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    *,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
     """Deformable convolution (Dai et al. 2017) into `output`; `offset` [b, 2*dg*kh*kw, ho, wo] holds (dy, dx) pairs."""
     output.copy_(
         torchvision.ops.deform_conv2d(input, offset, weight, None, (dH, dW), (padH, padW), (dilationH, dilationW))
@@ -188,10 +250,26 @@ def deform_conv_forward(
 
 
 def deform_conv_backward_input(
-    input: Tensor, offset: Tensor, grad_output: Tensor, grad_input: Tensor, grad_offset: Tensor, weight: Tensor,
-    columns: Tensor, *, kW: int, kH: int, dW: int, dH: int, padW: int, padH: int, dilationW: int, dilationH: int, group: int,
-    deformable_group: int, im2col_step: int,
-) -> None:  # fmt: skip
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    *,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
     """Adds the gradients of input and offset."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grads = _deform_gradients(grad_output, input, weight, offset, None, geometry)
@@ -200,32 +278,87 @@ def deform_conv_backward_input(
 
 
 def deform_conv_backward_parameters(
-    input: Tensor, offset: Tensor, grad_output: Tensor, grad_weight: Tensor, columns: Tensor, ones: Tensor, *, kW: int, kH: int,
-    dW: int, dH: int, padW: int, padH: int, dilationW: int, dilationH: int, group: int, deformable_group: int, scale: float,
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    *,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
     im2col_step: int,
-) -> None:  # fmt: skip
+) -> None:
     """Adds the gradient of the weight, times `scale`."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grad_weight += scale * _deform_gradients(grad_output, input, grad_weight, offset, None, geometry)[1]
 
 
 def modulated_deform_conv_forward(
-    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor, mask: Tensor, output: Tensor, columns: Tensor, *,
-    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
-    group: int, deformable_group: int, with_bias: bool,
-) -> None:  # fmt: skip
-    """Deformable convolution with a weight per sample (Zhu et al. 2019), `mask` [b, dg*kh*kw, ho, wo], into `output`."""
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    *,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Deformable convolution with a weight per sample (Zhu et al. 2019), `mask` [b, dg*kh*kw, ho, wo], into
+    `output`."""
     used = bias if with_bias else None
     stride, padding, dilation = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
     output.copy_(torchvision.ops.deform_conv2d(input, offset, weight, used, stride, padding, dilation, mask))
 
 
 def modulated_deform_conv_backward(
-    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor, mask: Tensor, columns: Tensor,
-    grad_input: Tensor, grad_weight: Tensor, grad_bias: Tensor, grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor, *,
-    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
-    group: int, deformable_group: int, with_bias: bool,
-) -> None:  # fmt: skip
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    *,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
     """Adds the gradients of input, weight, offset, mask and, if there is one, bias."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
     grads = _deform_gradients(grad_output, input, weight, offset, mask, geometry)
@@ -247,12 +380,17 @@ def _deform_gradients(
 
 
 def ms_deform_attn_forward(
-    value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor, sampling_locations: Tensor,
-    attention_weights: Tensor, im2col_step: int,
-) -> Tensor:  # fmt: skip
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
     """Multi-scale deformable attention (Zhu et al. 2021, equation 3): [b, queries, heads * channels].
 
-    `value` [b, keys, heads, channels] holds all levels one after another, `sampling_locations` [b, queries, heads, levels,
+    `value` [b, keys, heads, channels] holds all levels one after another, `sampling_locations` [b, queries, heads,
+    levels,
     points, 2] are (x, y) in 0..1 of each level, `attention_weights` lack the last axis.
     """
     batch, _, heads, channels = value.shape
@@ -270,23 +408,34 @@ def ms_deform_attn_forward(
 
 
 def ms_deform_attn_backward(
-    value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor, sampling_locations: Tensor,
-    attention_weights: Tensor, grad_output: Tensor, grad_value: Tensor, grad_sampling_loc: Tensor, grad_attn_weight: Tensor,
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
     im2col_step: int,
-) -> None:  # fmt: skip
+) -> None:
     """Adds the gradients of value, locations and weights, by running the forward again under autograd."""
     leaves = [tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = ms_deform_attn_forward(leaves[0], value_spatial_shapes, value_level_start_index, *leaves[1:], im2col_step)
+        output = ms_deform_attn_forward(
+            leaves[0], value_spatial_shapes, value_level_start_index, leaves[1], leaves[2], im2col_step
+        )
     parts = torch.autograd.grad(output, leaves, grad_output)
     for total, part in zip((grad_value, grad_sampling_loc, grad_attn_weight), parts, strict=True):
         total += part
 
 
-# Losses -----------------------------------------------------------------------------------------------------------------------
+# Losses
 
 
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Focal loss (Lin et al. 2017, equation 5) of logits [n,c] into `output` [n,c]; a target of `c` means background.
 
     `weight` [c] or empty scales a row by the weight of its target; background has none, so the two do not go together.
@@ -310,7 +459,9 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(slope * _row_weight(weight, target)[:, None])
 
 
-def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float) -> None:
+def softmax_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Focal loss of softmax probabilities [n,c] into `output` [n]; rows with a negative target cost nothing."""
     p, counts = _target_probability(input, target)
     output.copy_(-alpha * (1 - p) ** gamma * p.log() * counts * _row_weight(weight, target.clamp(min=0)))
@@ -319,7 +470,8 @@ def softmax_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
 def softmax_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Writes the derivative of `softmax_focal_loss_forward` by each logit (before the softmax) into `grad_input` [n,c]."""
+    """Writes the derivative of `softmax_focal_loss_forward` by each logit (before the softmax) into `grad_input`
+    [n,c]."""
     p, counts = _target_probability(input, target)
     rest = 1 - p
     pull = alpha * (gamma * rest ** (gamma - 1) * p * p.log() - rest**gamma) if gamma else -alpha * torch.ones_like(p)
@@ -341,9 +493,6 @@ def _target_probability(softmax: Tensor, target: Tensor) -> tuple[Tensor, Tensor
     return p.clamp(min=torch.finfo(p.dtype).tiny), (target >= 0).to(p)
 
 
-# ------------------------------------------------------------------------------------------------------------------------------
-
-
 def get_compiler_version() -> str:
     """What mmcv prints about the compiler of its operators."""
     return "none: operators supplied by Winnow"
@@ -357,13 +506,26 @@ def get_compiling_cuda_version() -> str:
 OPERATORS: dict[str, Callable] = {
     function.__name__: function
     for function in (
-        nms, softnms, nms_match, bbox_overlaps,
-        roi_align_forward, roi_align_backward, roi_pool_forward, roi_pool_backward,
-        deform_conv_forward, deform_conv_backward_input, deform_conv_backward_parameters,
-        modulated_deform_conv_forward, modulated_deform_conv_backward,
-        ms_deform_attn_forward, ms_deform_attn_backward,
-        sigmoid_focal_loss_forward, sigmoid_focal_loss_backward,
-        softmax_focal_loss_forward, softmax_focal_loss_backward,
-        get_compiler_version, get_compiling_cuda_version,
+        nms,
+        softnms,
+        nms_match,
+        bbox_overlaps,
+        roi_align_forward,
+        roi_align_backward,
+        roi_pool_forward,
+        roi_pool_backward,
+        deform_conv_forward,
+        deform_conv_backward_input,
+        deform_conv_backward_parameters,
+        modulated_deform_conv_forward,
+        modulated_deform_conv_backward,
+        ms_deform_attn_forward,
+        ms_deform_attn_backward,
+        sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward,
+        softmax_focal_loss_forward,
+        softmax_focal_loss_backward,
+        get_compiler_version,
+        get_compiling_cuda_version,
     )
-}  # fmt: skip
+}

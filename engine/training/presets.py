@@ -11,7 +11,8 @@ def tiny_atss(classes: int) -> ConfigDict:
     """ATSS (Zhang et al. 2020) that learns from scratch on two CPU cores: 3 M parameters.
 
     A ResNet-18 of half width with a stem of a quarter (at full resolution it would cost a sixth of all the time), a
-    64-channel FPN of three levels, one convolution per branch. Made for objects of about 10 to 250 pixels after scaling.
+    64-channel FPN of three levels, one convolution per branch. Made for objects of about 10 to 250 pixels after
+    scaling.
     """
     head = {
         "type": "ATSSHead",
@@ -41,14 +42,30 @@ def tiny_atss(classes: int) -> ConfigDict:
         "norm_cfg": {"type": "BN"},
         "norm_eval": False,
     }
-    test = {"nms_pre": 1000, "min_bbox_size": 0, "score_thr": 0.02, "nms": {"type": "nms", "iou_threshold": 0.6}, "max_per_img": 100}
+    test = {
+        "nms_pre": 1000,
+        "min_bbox_size": 0,
+        "score_thr": 0.02,
+        "nms": {"type": "nms", "iou_threshold": 0.6},
+        "max_per_img": 100,
+    }
     return ConfigDict(
         type="ATSS",
-        data_preprocessor={"type": "DetDataPreprocessor", "mean": [127.0] * 3, "std": [60.0] * 3, "pad_size_divisor": 32},
+        data_preprocessor={
+            "type": "DetDataPreprocessor",
+            "mean": [127.0] * 3,
+            "std": [60.0] * 3,
+            "pad_size_divisor": 32,
+        },
         backbone=backbone,
         neck={"type": "FPN", "in_channels": [64, 128, 256], "out_channels": 64, "num_outs": 3},
         bbox_head=head,
-        train_cfg={"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1, "debug": False},
+        train_cfg={
+            "assigner": {"type": "ATSSAssigner", "topk": 9},
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "debug": False,
+        },
         test_cfg=test,
     )
 

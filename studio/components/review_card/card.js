@@ -2,7 +2,7 @@
 
 import { el } from "../dom.js";
 import { listen } from "../keys.js";
-import { Deck, get } from "./deck.js";
+import { Deck, get, thumb } from "./deck.js";
 import { WORDS, evidence, frames, texts } from "./face.js";
 import { Outbox, opId } from "./outbox.js";
 
@@ -131,7 +131,7 @@ class Review {
       return el("label", {}, el("span", {}, label), this.selects[name]);
     });
     const help = el("button", { type: "button", class: "round", "aria-label": "Keys and settings", title: "Keys and settings (?)", onclick: () => this.openHelp() }, "?");
-    return el("header", { class: "bar" }, chosen, this.progress, this.saving, help);
+    return el("header", { class: "queue" }, chosen, this.progress, this.saving, help);
   }
 
   buildActs() {
@@ -152,7 +152,7 @@ class Review {
     const name = el("input", { type: "text", maxlength: "80", value: this.reviewer, onchange: () => this.rename(name.value) });
     const keys = el("input", { type: "checkbox", onchange: () => switchKeys(keys.checked) });
     keys.checked = localStorage.getItem(KEYS_OFF) === null;
-    const close = el("button", { type: "button", class: "act", onclick: () => this.help.close() }, "Close", el("kbd", {}, "Esc"));
+    const close = el("button", { type: "button", class: "act", autofocus: true, onclick: () => this.help.close() }, "Close", el("kbd", {}, "Esc"));
     const settings = el("div", { class: "settings" }, el("label", {}, "Your name in the record ", name), el("label", {}, keys, " Decide with single keys"));
     return el("dialog", { class: "help", "aria-label": "Keys and settings", onclose: () => this.root.focus() }, el("h2", {}, "Keys"), el("dl", {}, rows), settings, close);
   }
@@ -394,7 +394,7 @@ class Review {
   pace(left) {
     const now = performance.now();
     this.times = this.times.filter((time) => now - time < RATE_WINDOW);
-    if (this.times.length < 4) return "";
+    if (this.times.length < 4 || !left) return "";
     const rate = (this.times.length / Math.max(now - this.times[0], 5000)) * 60_000;
     const minutes = left / rate;
     return `${Math.round(rate)}/min · ${minutes < 1.5 ? "a minute" : minutes < 90 ? `${Math.round(minutes)} min` : `${Math.round(minutes / 60)} h`} left`;
@@ -487,11 +487,6 @@ function fillSelect(select, options, chosen) {
 function switchKeys(on) {
   if (on) localStorage.removeItem(KEYS_OFF);
   else localStorage.setItem(KEYS_OFF, "1");
-}
-
-function thumb(card) {
-  const source = card.after ?? card.before;
-  return source ? `${source.thumb}?size=80` : null;
 }
 
 function stamp(human) {

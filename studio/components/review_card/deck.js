@@ -112,8 +112,14 @@ export class Deck {
   }
 }
 
+export function thumb(card) {
+  const source = card.after ?? card.before;
+  return source && `${source.thumb}?size=80`;
+}
+
 function decoded(card) {
   const made = { before: picture(card.before), after: picture(card.after), peek: card.after && picture(card.before) };
+  if (thumb(card)) new Image().src = thumb(card); // for the latest verdicts, at hand even when the network goes
   const all = Object.values(made).filter(Boolean);
   return { ...made, ready: Promise.all(all.map(decode)).then((states) => states.every(Boolean)) };
 }

@@ -12,13 +12,15 @@ function frame(card, caption, layers, boxes) {
   const pictures = layers.filter(Boolean);
   const broken = pictures.some((image) => image.dataset.broken);
   pictures.forEach((image, i) => {
-    image.alt = `candidate ${card.id}, ${caption.toLowerCase()}`;
+    image.alt = `candidate ${card.id}${caption ? `, ${caption.toLowerCase()}` : ""}`;
     image.classList.toggle("peek", i > 0);
   });
   const inside = broken ? [el("p", { class: "broken" }, "This image cannot be shown.")] : [...pictures, ...boxes];
   const fitted = el("div", { class: "fitted" }, inside);
   fitted.style.setProperty("--ratio", width / height);
-  return el("figure", { class: "frame" }, el("div", { class: "room" }, fitted), el("figcaption", {}, caption));
+  if (caption) fitted.append(el("figcaption", {}, caption));
+  if (pictures.length > 1) fitted.append(el("figcaption", { class: "peek" }, "Before"));
+  return el("figure", { class: "frame" }, el("div", { class: "room" }, fitted));
 }
 
 function boxLayer(card, own, kind) {
@@ -43,7 +45,7 @@ function chip(card, [x1, y1], label, name) {
 
 // The frames of a card: one for a text, two for pictures (of which the mode may hide the first).
 export function frames(card, pictures) {
-  if (!card.after) return [frame(card, "Image", [pictures.before], boxLayer(card, card.before ?? null, "was"))];
+  if (!card.after) return [frame(card, "", [pictures.before], boxLayer(card, card.before, "now"))];
   const was = boxLayer(card, card.before, "was");
   const now = boxLayer(card, card.after, "now");
   const peeked = boxLayer(card, card.before, "was peek");
@@ -55,7 +57,7 @@ export function texts(card) {
   const line = (name, segments, tag) =>
     el("p", {}, el("span", { class: "when" }, name), el("q", {}, segments.map(([text, changed]) => (changed ? el(tag, {}, text) : text))));
   const type = card.texts.edit_type ? el("span", { class: "type", title: "what kind of word was changed" }, card.texts.edit_type) : null;
-  return [line("Before", card.texts.before, "del"), line("After", card.texts.after, "ins"), type];
+  return [line("Before", card.texts.before, "del"), line("After", card.texts.after, "ins"), type ?? ""];
 }
 
 const MARKS = { pass: "✓", fail: "✕", missing: "?", free: "·" };
@@ -79,6 +81,5 @@ export function evidence(card) {
   const says = { accept: "Policy accepts", reject: "Policy rejects", pending: "Policy is undecided" }[card.policy.says];
   const policy = el("p", { class: `policy ${card.policy.says}`, title: card.policy.name }, el("b", {}, says), el("span", {}, card.policy.by));
   const facts = card.provenance.flatMap(([what, value]) => [el("dt", {}, what), el("dd", { title: value }, value)]);
-  const none = card.scores.length ? null : el("p", { class: "quiet" }, "No filter has scored this candidate.");
-  return [policy, scores, none, el("dl", {}, facts)];
+  return [policy, card.scores.length ? scores : el("p", { class: "quiet" }, "No filter has scored this candidate."), el("dl", {}, facts)];
 }

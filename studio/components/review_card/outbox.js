@@ -34,6 +34,7 @@ export class Outbox {
     addEventListener("online", () => this.flush());
     addEventListener("pagehide", () => this.lastCall());
     if (this.waiting.length) this.schedule(0);
+    queueMicrotask(() => this.report());
   }
 
   get unsaved() {
