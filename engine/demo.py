@@ -15,18 +15,34 @@ from engine.tabletop import build
 from engine.tabletop.document import document
 
 NAME = "tabletop"
+Progress = Callable[[int, int], None]
 SCENES = {"train": 200, "val": 50, "test": 100}
 RECIPES = (("gen2det", 120), ("enhanced_negatives", 60))
 
 
-def load_demo(store: Store, progress: Callable[[int, int], None] | None = None, *, scenes: dict[str, int] = SCENES) -> Dataset:
+def load_demo(store: Store, progress: Progress | None = None) -> Dataset:
     """The demo data set, painted and imported when it is not there yet. `progress(done, total)` counts scenes."""
     known = next((dataset for dataset in store.datasets.list() if dataset.name == NAME), None)
-    if known is not None:
-        return known
-    with tempfile.TemporaryDirectory(prefix="winnow-tabletop-") as folder:
-        build(folder, "standard", scenes, seed=0, workers=min(os.cpu_count() or 1, 8), progress=progress)
-        return store.datasets.import_document(document(Path(folder)), NAME)
+    return known or paint_dataset(store, NAME, SCENES, progress=progress)
+
+
+def paint_dataset(
+    store: Store,
+    name: str,
+    counts: dict[str, int],
+    *,
+    difficulty: str = "standard",
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Paint Tabletop scenes and import them, masks, captions, phrases and all. With `folder`, the files stay there, and
+    with them the exact truth of every scene."""
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    with tempfile.TemporaryDirectory(prefix="winnow-tabletop-") as temporary:
+        place = folder or Path(temporary)
+        build(place, difficulty, counts, seed=seed, workers=workers, progress=progress)
+        return store.datasets.import_document(document(place), name)
 
 
 def fill_queue(store: Store, dataset: Dataset) -> list[Run]:

@@ -46,6 +46,23 @@ def load_demo(studio: Studio, progress: Progress | None = None) -> Dataset:
     return dataset
 
 
+def paint_tabletop(
+    studio: Studio,
+    name: str,
+    counts: dict[str, int],
+    *,
+    difficulty: str = "standard",
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Paint Tabletop scenes as a data set; their files, with the exact truth, stay in `folder` if one is named."""
+    if any(dataset.name == name for dataset in studio.store.datasets.list()):
+        raise WinnowError(f"A data set named {name!r} exists already. Choose another name.")
+    chosen = {"difficulty": difficulty, "seed": seed, "folder": folder, "progress": progress}
+    return demo.paint_dataset(studio.store, name, {split: n for split, n in counts.items() if n}, **chosen)
+
+
 # Recipes
 
 

@@ -102,6 +102,27 @@ def import_(
     show(dataset, as_json, f"Imported {dataset.name}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} phrases.")
 
 
+@app.command()
+def tabletop(
+    name: Annotated[str, typer.Argument(help="name of the data set to make")],
+    difficulty: Annotated[str, typer.Option(help="easy, standard or hard")] = "standard",
+    train: Annotated[int, typer.Option(min=0, help="scenes of the split")] = 200,
+    val: Annotated[int, typer.Option(min=0, help="scenes of the split")] = 50,
+    test: Annotated[int, typer.Option(min=0, help="scenes of the split")] = 100,
+    folder: Annotated[Path | None, typer.Option(help="also keep the files (COCO, ODVG, exact truth) here")] = None,
+    seed: Seed = 0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Paint Tabletop scenes, the demo world whose truth is known exactly, as a data set."""
+    with studio_at(home) as studio, bar("Painting scenes") as progress:
+        counts = {"train": train, "val": val, "test": test}
+        made = actions.paint_tabletop(
+            studio, name, counts, difficulty=difficulty, seed=seed, folder=folder, progress=progress
+        )
+    show(made, as_json, f"Painted {made.name}: {made.images} images, {made.boxes} boxes, {made.phrases} texts.")
+
+
 @app.command("datasets")
 def datasets(home: Home = None, as_json: Json = False) -> None:
     """List the data sets."""

@@ -1,41 +1,82 @@
-"""How the studio looks: one accent colour, system fonts, nothing from the network."""
+"""How the studio looks: wheat on slate, system fonts, nothing from the network."""
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import gradio as gr
 
 ICON = Path(__file__).parent.parent / "assets" / "icons" / "winnow.svg"
-FONTS = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
+STYLE = Path(__file__).parent / "components" / "shell.css"
+
+WHEAT = gr.themes.Color(
+    c50="#fdf8ec", c100="#faeecf", c200="#f3dc9f", c300="#ebc66a", c400="#e0ab3c", c500="#c98d1c",
+    c600="#a56d12", c700="#835312", c800="#6a4315", c900="#573716", c950="#301d0a",
+)  # fmt: skip
+SLATE = gr.themes.Color(
+    c50="#f8f9fa", c100="#f1f3f5", c200="#e3e7eb", c300="#cfd6dc", c400="#98a3ae", c500="#67737f",
+    c600="#4b5661", c700="#343c45", c800="#242b32", c900="#1a1f25", c950="#13171c",
+)  # fmt: skip
 
 
 def theme() -> gr.themes.Base:
-    return gr.themes.Base(
-        primary_hue="amber", neutral_hue="stone", font=FONTS, font_mono=["ui-monospace", "monospace"], radius_size="sm", spacing_size="sm"
+    """Buttons and links in wheat, dark enough for white text (contrast 4.6 and better)."""
+    base = gr.themes.Base(
+        primary_hue=WHEAT,
+        secondary_hue=WHEAT,
+        neutral_hue=SLATE,
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "monospace"],
+        radius_size="md",
+        spacing_size="sm",
+        text_size="md",
+    )
+    return base.set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        background_fill_primary="white",
+        background_fill_primary_dark="*neutral_900",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_padding="0",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_400",
+        block_title_text_size="*text_sm",
+        block_info_text_color="*neutral_500",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        border_color_primary_dark="*neutral_700",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_900",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
+        input_border_width="1px",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_400",
+        button_primary_background_fill_hover_dark="*primary_300",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="*neutral_950",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        button_border_width="1px",
+        button_large_text_weight="600",
+        button_large_text_size="*text_md",
+        checkbox_background_color_selected="*primary_600",
+        checkbox_border_color_selected="*primary_600",
+        layout_gap="14px",
+        form_gap_width="12px",
     )
 
 
-CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto; }
-h1.page { font-size: 1.45rem; font-weight: 650; margin: .2rem 0 .1rem; }
-p.lead { color: var(--body-text-color-subdued); margin: 0 0 .6rem; }
-.empty { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: 1.6rem; text-align: center; }
-.winnow-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 8px; }
-.winnow-grid figure { margin: 0; border: 1px solid var(--border-color-primary); border-radius: 6px; overflow: hidden;
-  background: var(--background-fill-secondary); }
-.winnow-grid svg { display: block; width: 100%; height: auto; }
-.winnow-grid figcaption { font-size: .78rem; padding: 3px 7px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.winnow-pair { display: grid; grid-template-columns: 1fr 1fr; gap: 2px; }
-table.winnow { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-table.winnow th, table.winnow td { text-align: left; padding: 4px 8px; border-bottom: 1px solid var(--border-color-primary); }
-table.winnow td.n, table.winnow th.n { text-align: right; }
-table.winnow tr.good td.n:last-child { color: #15803d; } table.winnow tr.poor td.n:last-child { color: #b91c1c; }
-.bar { background: var(--border-color-primary); border-radius: 4px; height: 8px; min-width: 120px; overflow: hidden; }
-.bar > i { display: block; height: 100%; background: var(--color-accent); }
-.state { border-radius: 9px; padding: 1px 9px; font-size: .8rem; background: var(--background-fill-secondary);
-  border: 1px solid var(--border-color-primary); }
-.state.done { color: #15803d; } .state.failed { color: #b91c1c; } .state.running { color: #b45309; }
-pre.log { max-height: 300px; overflow: auto; font-size: .8rem; white-space: pre-wrap; margin: 0; }
-.faults { max-height: 320px; overflow: auto; }
-"""
+def style() -> str:
+    """The style sheet of all pages, with the logo in it: a page needs no second request to look right."""
+    logo = base64.b64encode(ICON.read_bytes()).decode()
+    return f':root {{ --w-logo: url("data:image/svg+xml;base64,{logo}"); }}\n{STYLE.read_text()}'

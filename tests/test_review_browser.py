@@ -134,6 +134,7 @@ def test_keys_are_left_alone_where_one_types_or_means_something_else(page, addre
     page.locator(".review .help input[type=text]").fill("")
     page.keyboard.type("max a")
     page.keyboard.press("Escape")
+    page.wait_for_selector(".review:focus")
     see(page, ids[0])
     page.keyboard.press("a")
     see(page, ids[1])

@@ -1,9 +1,8 @@
 """mmcv's compiled operators, from torchvision and plain torch: the same names, arguments and in-place results.
 
-Each function follows the calling convention of `mmcv.ops`: results are written into the tensors passed for them,
-sizes come
-as keywords, scratch buffers (`columns`, `ones`) and step sizes are accepted and not needed. CPU and CUDA tensors both
-work.
+Each function follows the calling convention of `mmcv.ops`: results are written into the tensors passed for them, sizes
+come as keywords, scratch buffers (`columns`, `ones`) and step sizes are accepted and not needed. The code is the same for
+CPU and CUDA tensors.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def roi_align_forward(
         values = _lerp(ys.flatten(), input.shape[2]) @ input[int(roi[0])] @ _lerp(xs.flatten(), input.shape[3]).T
         bins = values.unflatten(1, ys.shape).unflatten(3, xs.shape).transpose(2, 3).flatten(3)
         output[index], best = bins.max(3)
-        rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])
+        rows, columns = torch.arange(size[0]).to(best)[:, None], torch.arange(size[1]).to(best)
         argmax_y[index] = ys[rows, best // xs.shape[1]]
         argmax_x[index] = xs[columns, best % xs.shape[1]]
 

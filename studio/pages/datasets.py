@@ -2,143 +2,191 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
-from db.errors import BadDataset
+from db.errors import BadDataset, WinnowError
 from db.formats import FORMATS
-from db.records import Box, Dataset
-from studio import actions
+from db.records import Dataset
+from studio import actions, pictures, plots, tables
+from studio.components.grid import grid
 from studio.context import Studio
-from studio.pages.common import COLOURS, LOUD, QUIET, empty, figure, heading, on_load, table, told
+from studio.markup import Html, empty, join, tag
+from studio.pages.common import LOUD, QUIET, asked, bound, dataset_choice, heading, html, on_load
 
 title, path = "Datasets", ""
-PAGE = 24
+PAGE = 20
 ALL = "all"
+GUESS = "find out"
 
 
 def page(studio: Studio) -> None:
-    heading("Datasets", "What you train on. Import your own, look at it, or load the demo.")
-    listing = gr.HTML()
-    with gr.Row():
-        demo = gr.Button("Load the demo data set", size="sm")
+    """A list of data sets, the import, and a look into one of them."""
+    heading("Datasets", "What you train on: import your own, look at it closely, or load the demo.")
+    with gr.Column(visible=False) as start:
+        html(empty("No data set yet", "Load the demo (350 painted scenes, half a minute), or import your own below."))
+        demo = gr.Button("Load the demo data set", variant="primary")
+    listing = grid("Data sets")
     with gr.Accordion("Import a data set", open=False):
+        with gr.Row(equal_height=True):
+            folder = gr.Textbox(label="File or folder on this machine", placeholder="/data/bccd", scale=4)
+            name = gr.Textbox(label="Name in Winnow", placeholder="as the folder", scale=2)
+            format = gr.Dropdown([GUESS, *FORMATS], value=GUESS, label="Format", scale=1, min_width=110)
+            submit = gr.Button("Import", variant="primary", scale=1, min_width=100)
+        skip = gr.Checkbox(label="Import the good items even if some are bad; the bad ones go to a quarantine list", value=False)
+        report = html()
+    with gr.Column(visible=False) as browser:
         with gr.Row():
-            folder = gr.Textbox(label="File or folder on this machine", placeholder="/data/bccd", scale=3)
-            name = gr.Textbox(label="Name in Winnow", placeholder="bccd")
-            format = gr.Dropdown(["find out", *FORMATS], value="find out", label="Format")
-            skip = gr.Checkbox(label="Import the good items even if some are bad", value=False)
-        submit = gr.Button("Import", variant="primary")
-        report = gr.HTML()
-    with gr.Row():
-        chosen = gr.Dropdown(label="Data set", choices=[], interactive=True)
-        split = gr.Dropdown(label="Split", choices=[ALL], value=ALL, interactive=True)
-        category = gr.Dropdown(label="With a box of", choices=[ALL], value=ALL, interactive=True)
-    with gr.Row():
-        grid = gr.HTML()
-    with gr.Row():
-        first = gr.Button("First page", size="sm")
-        following = gr.Button("Next page", size="sm")
-        after = gr.Number(0, visible=False, precision=0)
-    histogram = gr.BarPlot(x="class", y="boxes", color="group", title="Boxes per class", sort="-y", height=260)
-    quarantine = gr.HTML()
+            chosen = gr.Dropdown(label="Data set", choices=[], interactive=True)
+            split = gr.Dropdown(label="Split", choices=[ALL], value=ALL, interactive=True)
+            category = gr.Dropdown(label="With a box of", choices=[ALL], value=ALL, interactive=True)
+        with gr.Tabs():
+            with gr.Tab("Images"), gr.Row():
+                with gr.Column(scale=7):
+                    images = grid("Images")
+                with gr.Column(scale=4, min_width=340):
+                    detail = grid("The chosen image")
+            with gr.Tab("Classes"):
+                histogram = html()
+            with gr.Tab("Not imported"):
+                quarantine = html()
 
-    def names() -> Any:
-        known = studio.store.datasets.list()
-        return gr.Dropdown(choices=[d.name for d in known], value=known[-1].name if known else None)
+    def do(action: Any) -> Any:
+        return bound(studio, action)
 
-    def about(dataset: str | None) -> tuple[Any, Any, pd.DataFrame, str]:
-        if not dataset:
-            nothing = pd.DataFrame({"class": [], "boxes": [], "group": []})
-            return gr.Dropdown(choices=[ALL], value=ALL), gr.Dropdown(choices=[ALL], value=ALL), nothing, ""
-        found = studio.store.datasets.get(dataset)
-        splits = [s for s in studio.store.datasets.splits(found.id) if s]
-        classes = [c.name for c in studio.store.datasets.categories(found.id)]
-        choices = (gr.Dropdown(choices=[ALL, *splits], value=ALL), gr.Dropdown(choices=[ALL, *classes], value=ALL))
-        return *choices, _histogram(studio, found), _quarantine(studio, found)
-
-    def show(dataset: str | None, split: str, category: str, after: int) -> tuple[str, int]:
-        return _grid(studio, dataset, split, category, int(after or 0))
-
-    def do_import(folder: str, name: str, format: str, skip: bool, progress: gr.Progress = gr.Progress()) -> tuple[str, str, Any]:  # noqa: B008
-        where = Path(folder.strip())
-        try:
-            made = actions.import_dataset(
-                studio,
-                where,
-                name.strip() or where.name,
-                format=None if format == "find out" else format,
-                skip_bad=skip,
-                progress=lambda done, total: progress((done, total), desc="Checking images"),
-            )
-        except BadDataset as error:
-            return _faults(error), _listing(studio), gr.Dropdown()
-        return f"<p>Imported <b>{escape(made.name)}</b>: {made.images} images, {made.boxes} boxes.</p>", _listing(studio), names()
-
-    def do_demo(progress: gr.Progress = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
-        actions.load_demo(studio, lambda done, total: progress((done, total), desc="Painting scenes"))
-        return _listing(studio), names()
-
-    submit.click(told(do_import), [folder, name, format, skip], [report, listing, chosen], **LOUD)
-    demo.click(told(do_demo), None, [listing, chosen], **LOUD)
-    chosen.change(about, [chosen], [split, category, histogram, quarantine], **QUIET)
-    for trigger in (chosen.change, split.change, category.change, first.click):
-        trigger(lambda d, s, c: show(d, s, c, 0), [chosen, split, category], [grid, after], **QUIET)
-    following.click(show, [chosen, split, category, after], [grid, after], **QUIET)
-    on_load(lambda: (_listing(studio), names()), [listing, chosen])
+    filters, shown = [chosen, split, category], [images, detail]
+    overview, about = [start, browser, listing, chosen], [split, category, quarantine, histogram, *shown]
+    on_load(studio, opened, overview)
+    submit.click(do(import_one), [folder, name, format, skip], [report, *overview], **LOUD)
+    demo.click(do(load_demo), None, overview, **LOUD)
+    listing.pick(do(picked), None, [chosen], **QUIET)
+    chosen.change(do(described), [chosen], about, **QUIET)
+    split.input(do(counted), [chosen, split], [histogram], **QUIET)
+    for change in (split.input, category.input):
+        change(do(first_page), filters, shown, **QUIET)
+    images.turn(do(turned), filters, shown, **QUIET)
+    images.pick(do(looked_at), None, [detail], **QUIET)
 
 
-def _listing(studio: Studio) -> str:
+def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
+    """The page as it is opened, on the data set named in the address (`?dataset=`)."""
+    return overview(studio, asked(request, "dataset"))
+
+
+def overview(studio: Studio, wanted: str | None = None) -> tuple[Any, ...]:
     known = studio.store.datasets.list()
-    if not known:
-        return empty("No data set yet. Load the demo data set, or import a COCO, VOC or ODVG one below.")
-    rows = [(d.name, d.format, d.images, d.boxes, d.phrases, _splits(studio, d)) for d in known]
-    return table(("Name", "Format", "Images", "Boxes", "Texts", "Splits"), rows)
+    choice = dataset_choice(studio, wanted)
+    picked = next((one.id for one in known if one.name == choice.value), None)
+    listing = tables.datasets(known, {one.id: studio.store.datasets.splits(one.id) for one in known}, picked) if known else ""
+    return gr.Column(visible=not known), gr.Column(visible=bool(known)), listing, choice
 
 
-def _splits(studio: Studio, dataset: Dataset) -> str:
-    return ", ".join(f"{split or 'no split'} {count}" for split, count in studio.store.datasets.splits(dataset.id).items())
+def import_one(studio: Studio, folder: str, name: str, format: str, skip: bool, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+    """Import what the form says. All faults are shown together; with `skip` the good items come in all the same."""
+    if not folder.strip():
+        raise WinnowError("Name a file or folder on this machine, such as /data/bccd or /data/coco/instances_val.json.")
+    where = Path(folder.strip()).expanduser()
+    try:
+        made = actions.import_dataset(
+            studio,
+            where,
+            name.strip() or where.stem,
+            format=None if format == GUESS else format,
+            skip_bad=skip,
+            progress=lambda done, total: progress((done, total), desc="Checking images"),
+        )
+    except BadDataset as error:
+        number = len(error.faults)
+        shown = tables.faults(error.faults, f"{number:,} {'fault' if number == 1 else 'faults'}, nothing was imported.", f"Seen in {where}.")
+        return shown, *(gr.skip() for _ in range(4))
+    return _imported(made), *overview(studio, made.name)
 
 
-def _grid(studio: Studio, dataset: str | None, split: str, category: str, after: int) -> tuple[str, int]:
-    if not dataset:
-        return "", 0
-    store, found = studio.store.datasets, studio.store.datasets.get(dataset)
-    classes = {c.name: c.id for c in store.categories(found.id)}
-    wanted = {"split": None if split == ALL else split, "category_id": classes.get(category)}
-    images = store.images(found.id, **wanted, after=after, limit=PAGE)
-    if not images:
-        return empty("No images here." if not after else "That was the last page."), after
-    boxes = store.boxes_of([image.id for image in images])
-    texts = store.phrases_of([image.id for image in images])
-    order = {category_id: number for number, category_id in enumerate(classes.values())}
-
-    def colour(box: Box) -> str:
-        return COLOURS[order.get(box.category_id or 0, 0) % len(COLOURS)]
-
-    figures = [figure(i, boxes[i.id], colour, next((p.text for p in texts[i.id]), i.file_name)) for i in images]
-    return f'<div class="winnow-grid">{"".join(figures)}</div>', images[-1].id
+def _imported(made: Dataset) -> Html:
+    counts = f"{made.images:,} images, {made.boxes:,} boxes, {made.phrases:,} texts"
+    return tag("div", "Imported ", tag("b", made.name), f": {counts}.", class_="w-banner good")
 
 
-def _histogram(studio: Studio, dataset: Dataset) -> pd.DataFrame:
-    groups = {"f": "frequent", "c": "common", "r": "rare", None: "class"}
-    counted = studio.store.datasets.class_histogram(dataset.id)[:60]
-    return pd.DataFrame([{"class": c.name, "boxes": n, "group": groups.get(c.frequency, "class")} for c, n, _ in counted])
+def load_demo(studio: Studio, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+    """Paint and import the demo, and queue its recipes."""
+    made = actions.load_demo(studio, lambda done, total: progress((done, total), desc="Painting scenes"))
+    return overview(studio, made.name)
 
 
-def _quarantine(studio: Studio, dataset: Dataset) -> str:
+def picked(studio: Studio, event: gr.EventData) -> str:
+    """The name of the data set whose row was chosen."""
+    return studio.store.datasets.get(int(event._data["id"])).name
+
+
+def described(studio: Studio, dataset: str | None) -> tuple[Any, ...]:
+    """The filters that fit the data set, what was left out of it, its classes and its first images."""
+    found = studio.store.datasets.get(dataset) if dataset else None
+    splits = [split for split in splits_of(studio, found) if split] if found else []
+    names = [category.name for category in studio.store.datasets.categories(found.id)] if found else []
+    choices = (gr.Dropdown(choices=[ALL, *splits], value=ALL), gr.Dropdown(choices=[ALL, *names], value=ALL))
+    left_out = _quarantine(studio, found) if found else ""
+    return *choices, left_out, counted(studio, dataset, ALL), *first_page(studio, dataset, ALL, ALL)
+
+
+def _quarantine(studio: Studio, dataset: Dataset) -> Html:
     faults = studio.store.datasets.faults(dataset.id)
     if not faults:
+        return empty("Everything was imported", "Nothing of this data set had to be left out.")
+    return tables.faults(faults, f"{len(faults):,} items were left out", "when the data set was imported.")
+
+
+def counted(studio: Studio, dataset: str | None, split: str) -> Html | str:
+    """How many boxes of each class, as a plot and a table."""
+    if not dataset:
         return ""
-    rows = [(f.item, f.seen, f.expected) for f in faults[:200]]
-    return f"<h3>Quarantine: {len(faults)} items were not imported</h3>" + table(("Item", "Seen", "Expected"), rows)
+    found = studio.store.datasets.get(dataset)
+    known = splits_of(studio, found)
+    histogram = studio.store.datasets.class_histogram(found.id, split if split in known else None)
+    return join(plots.histogram("Boxes per class", tables.bars(histogram)), tables.classes(histogram))
 
 
-def _faults(error: BadDataset) -> str:
-    rows = [(Path(f.file).name, f.item, f.seen, f.expected) for f in error.faults[:500]]
-    shown = table(("File", "Item", "Seen", "Expected"), rows)
-    return f'<p><b>{len(error.faults)} fault(s); nothing was imported.</b></p><div class="faults">{shown}</div>'
+def splits_of(studio: Studio, dataset: Dataset) -> list[str]:
+    return list(studio.store.datasets.splits(dataset.id))
+
+
+def first_page(studio: Studio, dataset: str | None, split: str, category: str) -> tuple[Html | str, Html | str]:
+    return _images(studio, dataset, split, category, [0])
+
+
+def turned(studio: Studio, dataset: str | None, split: str, category: str, event: gr.EventData) -> tuple[Html | str, Html | str]:
+    """The page that the pressed button leads to."""
+    return _images(studio, dataset, split, category, [int(part) for part in event._data["trail"].split(",")])
+
+
+def _images(studio: Studio, dataset: str | None, split: str, category: str, trail: list[int]) -> tuple[Html | str, Html | str]:
+    """A page of thumbnails, and the first of them in full."""
+    if not dataset:
+        return "", ""
+    store, found = studio.store.datasets, studio.store.datasets.get(dataset)
+    names = {one.id: one.name for one in store.categories(found.id)}
+    wanted = {"split": split if split in splits_of(studio, found) else None, "category_id": _key(names, category)}
+    images = store.images(found.id, **wanted, after=trail[-1], limit=PAGE + 1)
+    if not images:
+        return empty("No images here", "No image of this data set fits both filters; choose another split or class."), ""
+    shown = images[:PAGE]
+    ids = [image.id for image in shown]
+    page = pictures.grid(shown, store.boxes_of(ids), store.phrases_of(ids), names, trail=trail, more=len(images) > PAGE)
+    return page, _detail(studio, ids[0])
+
+
+def _key(names: dict[int, str], name: str) -> int | None:
+    return next((key for key, known in names.items() if known == name), None)
+
+
+def looked_at(studio: Studio, event: gr.EventData) -> Html:
+    """The image that was chosen, in full."""
+    return _detail(studio, int(event._data["id"]))
+
+
+def _detail(studio: Studio, image_id: int) -> Html:
+    store = studio.store.datasets
+    image = store.image(image_id)
+    names = {one.id: one.name for one in store.categories(image.dataset_id)}
+    return pictures.detail(image, store.boxes_of([image_id])[image_id], store.phrases_of([image_id])[image_id], names)

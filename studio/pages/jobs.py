@@ -2,94 +2,121 @@
 
 from __future__ import annotations
 
-import time
-from html import escape
 from typing import Any
 
 import gradio as gr
 
-from db.records import Run, State
-from studio import actions
+from db.errors import WinnowError
+from db.records import LogLine, Run, RunKind, State
+from studio import actions, tables
+from studio.components.grid import grid
 from studio.context import Studio
-from studio.pages.common import LOUD, QUIET, Html, empty, heading, on_load, progress_bar, state, table, told
+from studio.markup import Html, empty, join, section, tag
+from studio.pages.common import LOUD, QUIET, asked_number, bound, heading, html, on_load
 
 title, path = "Jobs", "jobs"
+RUNS = 60
 LOG_LINES = 200
+BUSY, IDLE = 1.5, 6.0  # seconds between two looks
+NEXT_PAGE = {RunKind.GENERATE: "/review?dataset={dataset}&run={run}", RunKind.TRAIN: "/train?run={run}", RunKind.EVALUATE: "/compare?runs={run}"}
+NEXT_WORD = {RunKind.GENERATE: "Review its candidates", RunKind.TRAIN: "Watch it on Train", RunKind.EVALUATE: "See it on Compare"}
 
 
 def page(studio: Studio) -> None:
-    heading("Jobs", "Everything that was started here, newest first.")
-    presence, listing = gr.HTML(), gr.HTML()
-    with gr.Row():
-        chosen = gr.Dropdown(label="Run", choices=[], interactive=True, scale=3)
-        buttons = {verb: gr.Button(verb.capitalize(), size="sm") for verb in ("pause", "resume", "cancel", "retry")}
-    detail = gr.HTML()
-    timer = gr.Timer(1.5)
+    """All runs, newest first; the chosen one with its shards, log and buttons below."""
+    heading("Jobs", "Everything that was started here, newest first. A run survives a restart: it goes on where it was.")
+    presence = html()
+    listing = grid("Runs", max_height=330)
+    chosen = gr.Number(visible=False, precision=0)
+    with gr.Row() as controls:
+        about = html(scale=4)
+        buttons = {verb: gr.Button(verb.capitalize(), size="md", min_width=86) for verb in ("pause", "resume", "cancel", "retry")}
+    detail, log = html(), html(autoscroll=True)
+    timer = gr.Timer(BUSY)
 
-    def refresh(selected: int | None) -> tuple[str, str, Any, str]:
-        runs = studio.store.ledger.runs(limit=50)
-        choices = [(f"{run.id}: {run.title} ({run.state})", run.id) for run in runs]
-        picked = selected if any(run.id == selected for run in runs) else (runs[0].id if runs else None)
-        return _presence(studio), _listing(runs), gr.Dropdown(choices=choices, value=picked), _detail(studio, picked)
+    def do(action: Any) -> Any:
+        return bound(studio, action)
 
-    outputs = [presence, listing, chosen, detail]
+    shown = [presence, listing, controls, about, *buttons.values(), detail, log, timer]
     for verb, button in buttons.items():
-        action = getattr(actions, verb)
-
-        def act(selected: int | None, action: Any = action) -> tuple[str, str, Any, str]:
-            if selected:
-                action(studio, int(selected))
-            return refresh(selected)
-
-        button.click(told(act), [chosen], outputs, **LOUD)
-    chosen.input(lambda selected: _detail(studio, selected), [chosen], [detail], **QUIET)
-    timer.tick(refresh, [chosen], outputs, **QUIET)
-    on_load(lambda: refresh(None), outputs)
+        button.click(do(ACTS[verb]), [chosen], shown, **LOUD)
+    listing.pick(do(picked), None, [chosen, *shown], **QUIET)
+    timer.tick(do(refresh), [chosen], shown, **QUIET)
+    on_load(studio, opened, [chosen, *shown])
 
 
-def _presence(studio: Studio) -> str:
-    workers = studio.store.ledger.workers()
-    if not workers:
-        return "<p>No worker is running, so nothing moves: start one with <code>winnow worker</code>.</p>"
-    ago = time.time() - workers[0].seen_at
-    busy = sum(worker.run_id is not None for worker in workers)
-    if ago > 60:
-        return f"<p>Waiting for a worker: none was seen for {ago / 60:.0f} minutes. Start one with <code>winnow worker</code>.</p>"
-    return f"<p>{len(workers)} worker(s), {busy} busy; last heard of {max(0, ago):.0f} s ago.</p>"
+def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
+    """The page as it is opened: the run named in the address (`?run=`), or the newest."""
+    newest = studio.store.ledger.runs(limit=1)
+    chosen = asked_number(request, "run") or (newest[0].id if newest else None)
+    return chosen, *refresh(studio, chosen)
 
 
-def _listing(runs: list[Run]) -> str:
+def picked(studio: Studio, event: gr.EventData) -> tuple[Any, ...]:
+    chosen = int(event._data["id"])
+    return chosen, *refresh(studio, chosen)
+
+
+def refresh(studio: Studio, chosen: int | None) -> tuple[Any, ...]:
+    """The whole page, on the chosen run; looks again soon while something moves, and now and then otherwise."""
+    runs = studio.store.ledger.runs(limit=RUNS)
+    waiting = sum(run.state is State.QUEUED for run in runs)
+    moving = any(not run.state.ended for run in runs)
+    presence = tables.presence(studio.store.ledger.workers(), waiting, actions.now())
+    timer = gr.Timer(BUSY if moving else IDLE)
     if not runs:
-        return empty("Nothing was started yet. Choose a recipe on Generate, or a snapshot on Train.")
-    rows = [(r.id, r.kind, r.title, state(r), progress_bar(r), f"{r.done} / {r.total}", _took(r)) for r in runs]
-    return table(("Run", "Kind", "What", "State", "", "Done", "Time"), rows)
+        nothing = empty("Nothing was started yet", "Choose a recipe on Generate, or train on a snapshot on Train.")
+        return presence, nothing, gr.Row(visible=False), "", *[gr.Button()] * len(ACTS), "", "", timer
+    run = studio.store.ledger.run(int(chosen or runs[0].id))
+    return presence, tables.runs(runs, actions.now(), run.id), gr.Row(visible=True), _about(run), *_buttons(run), *_detail(studio, run), timer
 
 
-def _took(run: Run) -> str:
-    """How long it took, or how long it may still take at its pace so far."""
-    if run.started_at is None:
-        return ""
-    spent = (run.ended_at or time.time()) - run.started_at
-    if run.state is State.RUNNING and 0 < run.done < run.total:
-        return f"{_clock(spent)}, about {_clock(spent / run.done * (run.total - run.done))} left"
-    return _clock(spent)
+def _about(run: Run) -> Html:
+    address = NEXT_PAGE.get(run.kind, "").format(dataset=run.dataset_id, run=run.id)
+    link = tag("a", NEXT_WORD[run.kind], href=address) if address else None
+    return join(tag("h2", f"Run {run.id}: {run.title}"), link)
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+def _buttons(run: Run) -> list[Any]:
+    """Only what can be done to the run in its state can be pressed."""
+    return [gr.Button(interactive=verb in possible(run)) for verb in ACTS]
 
 
-def _detail(studio: Studio, run_id: int | None) -> str:
-    if not run_id:
-        return ""
+def possible(run: Run) -> set[str]:
+    """What a person may do to a run now."""
+    if run.state.ended:
+        return {"retry"} if run.state in (State.FAILED, State.CANCELLED) else set()
+    if run.cancel_requested:
+        return set()
+    return {"cancel", "resume" if run.pause_requested else "pause"}
+
+
+def _detail(studio: Studio, run: Run) -> tuple[Html, Html]:
     ledger = studio.store.ledger
-    run = ledger.run(int(run_id))
-    shards = [(s.number, s.state, s.attempt, f"{s.done} / {s.total}", (s.error or "").strip().split("\n")[-1]) for s in ledger.shards(run.id)]
-    lines = ledger.logs(run.id, limit=10_000)[-LOG_LINES:]
-    log = "\n".join(f"{time.strftime('%H:%M:%S', time.localtime(line.at))} {line.level:7} {line.text}" for line in lines)
-    error = f"<p><b>{escape(run.error)}</b></p>" if run.error else ""
-    settings = ", ".join(f"{key} {value}" for key, value in run.options.items() if value is not None)
-    told_of = f"<p>seed {run.seed}; {escape(settings)}</p>"
-    table_of = table(("Shard", "State", "Attempt", "Done", "Error"), shards) if len(shards) > 1 or error else ""
-    return Html(f'<h3>Run {run.id}: {escape(run.title)}</h3>{error}{told_of}{table_of}<pre class="log">{escape(log) or "No log lines."}</pre>')
+    shards = ledger.shards(run.id)
+    error = tag("div", run.error, class_="w-banner bad") if run.error else None
+    dataset = next((one.name for one in studio.store.datasets.list() if one.id == run.dataset_id), "")
+    parts = section("Shards", tables.shards(shards)) if len(shards) > 1 or any(shard.error for shard in shards) else None
+    about = section("Started with", tables.settings(run, dataset))
+    return join(error, about, parts), section("Log", tables.log(_tail(studio, run.id)))
+
+
+def _tail(studio: Studio, run_id: int) -> list[LogLine]:
+    """The last lines of the log."""
+    after, lines = 0, []
+    while part := studio.store.ledger.logs(run_id, after=after, limit=1000):
+        lines, after = [*lines, *part][-LOG_LINES:], part[-1].id
+    return lines
+
+
+def _act(verb: str) -> Any:
+    def act(studio: Studio, chosen: int | None) -> tuple[Any, ...]:
+        if not chosen:
+            raise WinnowError("Choose a run in the list first.")
+        getattr(actions, verb)(studio, int(chosen))
+        return refresh(studio, chosen)
+
+    return act
+
+
+ACTS = {verb: _act(verb) for verb in ("pause", "resume", "cancel", "retry")}

@@ -178,6 +178,7 @@ class Review {
 
   async open() {
     this.root.dataset.state = "loading";
+    delete this.root.dataset.shown;
     try {
       const setup = await get("/api/review/setup", { dataset: this.query.dataset });
       this.query.dataset = setup.dataset;

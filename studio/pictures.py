@@ -1,0 +1,82 @@
+"""Images of a data set with their boxes drawn over them: as thumbnails, and one in full with its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from db.records import Box, Image, Phrase
+from studio.markup import Html, join, tag
+
+COLOURS = 8
+Names = Mapping[int, str]  # category id -> name, in the order of the data set
+
+
+def grid(images: Sequence[Image], boxes: Mapping[int, Sequence[Box]], texts: Mapping[int, Sequence[Phrase]], names: Names, *, trail: Sequence[int], more: bool) -> Html:
+    """A page of thumbnails that can be picked, with the way to the pages before and after.
+
+    `trail` holds the last image id before each page so far, the page shown included: keyset paging without a memory on
+    the server. `more` says whether there is a page after this one.
+    """
+    shapes = [_thumbnail(image, boxes[image.id], texts[image.id], names) for image in images]
+    return join(tag("div", shapes, class_="w-grid"), _turn(trail, images[-1].id if more else None))
+
+
+def _thumbnail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: Names) -> Html:
+    caption = next((text.text for text in texts if text.parent_id is None), image.file_name)
+    drawn = _picture(image, f"/media/thumb/{image.digest}?size=320", [_rectangle(box, names) for box in boxes])
+    return tag("figure", drawn, tag("figcaption", caption, title=caption), data_pick=image.id, tabindex=0, aria_selected="false")
+
+
+def _turn(trail: Sequence[int], following: int | None) -> Html:
+    before = ",".join(map(str, trail[:-1]))
+    after = ",".join(map(str, (*trail, following)))
+    return tag(
+        "div",
+        tag("button", "Previous", type="button", disabled=len(trail) < 2, data_turn=before),
+        tag("span", f"page {len(trail)}"),
+        tag("button", "Next", type="button", disabled=following is None, data_turn=after),
+        class_="w-turn",
+    )
+
+
+def detail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: Names) -> Html:
+    """One image in full: its boxes with their classes, its captions and phrases, and a link to the file. Pointing at a
+    text lights up the boxes it names."""
+    letters = image.width / 30
+    drawn = _picture(image, f"/media/blob/{image.digest}", [_labelled(box, names, letters) for box in boxes])
+    size = f"{image.width} x {image.height}, {len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}"
+    where = f"{image.split}, {size}" if image.split else size
+    opened = tag("a", "open the file", href=f"/media/blob/{image.digest}", target="_blank") if image.digest else None
+    said = tag("ul", [_text(text) for text in texts], class_="w-texts") if texts else None
+    about = tag("div", tag("b", image.file_name), tag("div", where, " ", opened, class_="w-quiet"), _classes(boxes, names), said)
+    return tag("div", drawn, about, class_="w-detail")
+
+
+def _classes(boxes: Sequence[Box], names: Names) -> Html | None:
+    found = [names[box.category_id] for box in boxes if box.category_id in names]
+    counted = {name: found.count(name) for name in found}
+    return tag("div", [tag("span", f"{name} {n}" if n > 1 else name) for name, n in counted.items()], class_="w-chips") if found else None
+
+
+def _text(text: Phrase) -> Html:
+    named = " ".join(map(str, text.box_ids)) or None
+    return tag("li", text.text, class_=None if text.holds else "false", data_boxes=named)
+
+
+def _picture(image: Image, address: str, shapes: Sequence[Html]) -> Html:
+    size = {"width": image.width, "height": image.height}
+    pixels = tag("image", href=address, **size) if image.digest else tag("text", "no file", x=image.width / 2, y=image.height / 2)
+    return tag("svg", pixels, shapes, viewBox=f"0 0 {image.width} {image.height}", role="img", aria_label=image.file_name, class_="w-picture")
+
+
+def _labelled(box: Box, names: Names, letters: float) -> Html:
+    """The class stands inside the box at its top, where it is not cut off; `letters` is their size in image pixels."""
+    x1, y1, _, _ = box.xyxy
+    name = tag("text", names.get(box.category_id or 0, ""), x=x1 + letters / 4, y=y1 + letters, font_size=letters)
+    return tag("g", _rectangle(box, names), name, data_box=box.id)
+
+
+def _rectangle(box: Box, names: Names) -> Html:
+    x1, y1, x2, y2 = box.xyxy
+    position = list(names).index(box.category_id) if box.category_id in names else 0
+    return tag("rect", x=x1, y=y1, width=x2 - x1, height=y2 - y1, class_=f"b{position % COLOURS}")

@@ -1,0 +1,324 @@
+"""From records to what the pages show as tables and cards. Pure functions; the time of day comes in as `now`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from db.records import Category, Dataset, Fault, LogLine, Run, Shard, Snapshot, State, Worker
+from engine.filters import FILTERS
+from engine.packs import Pack
+from engine.presets import Preset
+from engine.recipe import Recipe
+from studio.markup import Html, facts, join, table, tag
+
+PRESENT = 60  # seconds after which a silent worker counts as gone
+SHOWN = 500  # faults; a longer list helps nobody
+METRICS = {"mAP": "mAP", "AP50": "AP50", "AP75": "AP75", "AP_s": "AP small", "AP_m": "AP medium", "AP_l": "AP large", "AR100": "AR100"}
+BANDS = {"r": "rare", "c": "common", "f": "frequent"}
+RARE, COMMON = 10, 100  # images with the class, as LVIS counts them
+
+# Data sets
+
+
+def datasets(known: Sequence[Dataset], splits: Mapping[int, Mapping[str, int]], picked: int | None = None) -> Html:
+    rows = [
+        (one.name, one.format, one.images, one.boxes, one.phrases, _splits(splits[one.id]), _day(one.created_at)) for one in known
+    ]
+    columns = ("Data set", "Format", "Images", "Boxes", "Texts", "Splits", "Imported")
+    return table(columns, rows, picks=[one.id for one in known], picked=picked)
+
+
+def _splits(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{split or 'no split'} {count:,}" for split, count in counts.items())
+
+
+def _day(at: float) -> str:
+    return time.strftime("%d %b %Y, %H:%M", time.localtime(at))
+
+
+def faults(found: Sequence[Fault], title: str, text: str) -> Html:
+    """All faults of an import together: which file, which item, what was seen, what would be right."""
+    rows = [(Path(fault.file).name, fault.item, fault.seen, fault.expected) for fault in found[:SHOWN]]
+    more = tag("p", f"and {len(found) - SHOWN:,} more", class_="w-quiet") if len(found) > SHOWN else None
+    shown = table(("File", "Item", "Seen", "Expected"), rows)
+    return join(tag("div", tag("b", title), " ", text, class_="w-banner bad"), tag("div", shown, class_="w-scroll"), more)
+
+
+def bars(counted: Sequence[tuple[Category, int, int]]) -> list[tuple[str, int, str]]:
+    """(class, boxes, band) for the histogram. The band is that of the data set, or follows from the images with the class:
+    rare up to 10, common up to 100, frequent beyond."""
+    return [(category.name, boxes, BANDS.get(category.frequency or "", band(images))) for category, boxes, images in counted]
+
+
+def band(images: int) -> str:
+    return "rare" if images <= RARE else "common" if images <= COMMON else "frequent"
+
+
+def classes(counted: Sequence[tuple[Category, int, int]]) -> Html:
+    rows = [(category.name, boxes, images, boxes / images if images else 0.0) for category, boxes, images in counted]
+    return tag("div", table(("Class", "Boxes", "Images", "Boxes an image"), rows), class_="w-scroll")
+
+
+# Recipes and candidates
+
+
+def recipe(chosen: Recipe, pack: Pack) -> Html:
+    titles = [FILTERS[name].title for name in chosen.filters]
+    rules = [f"{FILTERS[rule.filter].title} {_bounds(rule.at_least, rule.at_most)}" for rule in chosen.policy]
+    return join(
+        tag("h2", chosen.title),
+        facts(
+            [
+                ("Makes", chosen.summary),
+                ("Needs", chosen.needs),
+                ("Costs", chosen.cost),
+                ("Works on", f"{chosen.targets.of}{f' of the split {_list(chosen.targets.splits)}' if chosen.targets.splits else ''}"),
+                ("Scores", _list(titles)),
+                ("Accepts when", _list(rules)),
+                ("Pack", pack.summary),
+            ]
+        ),
+    )
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(values)
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return " and ".join(f"{sign} {value:g}" for sign, value in (("≥", low), ("≤", high)) if value is not None)
+
+
+def candidate(card: Mapping[str, Any]) -> Html:
+    """A small version of a review card (`views.card`): before and after, texts with the changed words, scores."""
+    pictures = [card[side] for side in ("before", "after") if card[side]]
+    pair = tag("div", [tag("img", src=f"{one['thumb']}?size=320", alt="", width="100%") for one in pictures], class_=_pair(pictures))
+    texts = card["texts"]
+    said = tag("p", _marked(texts["before"]), " → ", _marked(texts["after"])) if texts else None
+    verdict = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", "pending": "Not decided yet."}[card["policy"]["says"]]
+    chips = [tag("span", f"{row['title']} {_value(row['value'])}", class_=row["state"], title=row["reason"]) for row in card["scores"]]
+    word = tag("p", tag("span", verdict, class_=f"says {card['policy']['says']}"), " ", card["policy"]["by"])
+    return tag("article", pair, tag("div", said, word, tag("div", chips, class_="w-chips")), class_="w-card")
+
+
+def _pair(pictures: Sequence[Any]) -> str:
+    return "pair" if len(pictures) > 1 else "pair single"
+
+
+def _marked(segments: Sequence[tuple[str, bool]]) -> list[Html | str]:
+    return [tag("mark", text) if changed else text for text, changed in segments]
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+# Runs
+
+
+def state(run: Run | Shard) -> Html:
+    wish = getattr(run, "pause_requested", False) and run.state is State.RUNNING
+    ending = getattr(run, "cancel_requested", False) and not run.state.ended
+    return tag("span", "stopping" if wish or ending else str(run.state), class_=f"w-state {run.state}")
+
+
+def bar(run: Run) -> Html:
+    share = 100 * run.done / run.total if run.total else 0
+    filled = tag("i", style=f"width: {share:.1f}%")
+    return tag("span", filled, class_=f"w-bar {run.state}", role="progressbar", aria_valuenow=round(share), aria_label="progress")
+
+
+def runs(found: Sequence[Run], now: float, picked: int | None = None) -> Html:
+    rows = [(str(run.id), str(run.kind), run.title, state(run), bar(run), _done(run), pace(run, now)) for run in found]
+    columns = ("Run", "Kind", "What", "State", "Progress", "Done", "Time")
+    return table(columns, rows, picks=[run.id for run in found], picked=picked)
+
+
+def _done(run: Run | Shard) -> str:
+    return f"{run.done:,} / {run.total:,}" if run.total else "–"
+
+
+def pace(run: Run, now: float) -> str:
+    """How long it took, or takes; while it runs, also what is left at its pace so far."""
+    if run.started_at is None:
+        return "waits for run " + str(run.after_id) if run.after_id and not run.state.ended else ""
+    spent = clock((run.ended_at or now) - run.started_at)
+    left = remaining(run, now)
+    return f"{spent}, about {clock(left)} left" if left is not None else spent
+
+
+def remaining(run: Run, now: float) -> float | None:
+    """Seconds that are left at the pace so far, None when that cannot be said."""
+    if run.state is not State.RUNNING or run.started_at is None or not 0 < run.done < run.total:
+        return None
+    return (now - run.started_at) / run.done * (run.total - run.done)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def presence(workers: Sequence[Worker], waiting: int, now: float) -> Html:
+    """Who works, or how to start someone who does."""
+    here = [worker for worker in workers if now - worker.seen_at < PRESENT]
+    if here:
+        busy = sum(worker.run_id is not None for worker in here)
+        number = "1 worker is" if len(here) == 1 else f"{len(here)} workers are"
+        return tag("p", f"{number} here, {busy} at work, {waiting} {'run' if waiting == 1 else 'runs'} waiting.", class_="w-quiet")
+    seen = f"none was seen since {_day(workers[0].seen_at)}" if workers else "none was seen yet"
+    lead = "Waiting for a worker" if waiting else "No worker is here"
+    return tag("div", tag("b", lead), f" ({seen}). Start one with ", tag("code", "winnow worker"), ".", class_="w-banner")
+
+
+def shards(found: Sequence[Shard]) -> Html:
+    rows = [(str(one.number), state(one), one.attempt, _done(one), _last_line(one.error)) for one in found]
+    return tag("div", table(("Shard", "State", "Attempts", "Done", "Error"), rows), class_="w-scroll")
+
+
+def _last_line(error: str | None) -> str:
+    return error.strip().rsplit("\n", 1)[-1] if error else ""
+
+
+def log(lines: Sequence[LogLine]) -> Html:
+    if not lines:
+        return tag("p", "No log lines yet.", class_="w-quiet")
+    return tag("pre", [_line(line) for line in lines], class_="w-log", tabindex=0)
+
+
+def _line(line: LogLine) -> list[Any]:
+    at = time.strftime("%H:%M:%S", time.localtime(line.at))
+    level = tag("b", line.level.upper(), class_=line.level) if line.level != "info" else None
+    return [f"{at}  ", level, " " if level else "", line.text, "\n"]
+
+
+def settings(run: Run, dataset: str) -> Html:
+    """What is on record about how the run was started."""
+    flat = {name: value for name, value in run.options.items() if not isinstance(value, dict)}
+    nested = {name: value for values in run.options.values() if isinstance(values, dict) for name, value in values.items()}
+    pairs = [(name.replace("_", " "), str(value)) for name, value in {**flat, **nested}.items() if value is not None]
+    return facts([("data set", dataset), ("seed", str(run.seed)), *pairs])
+
+
+# Snapshots, trainings, evaluations
+
+
+def snapshot(one: Snapshot) -> str:
+    """A snapshot in a line, for a list to choose from."""
+    made = one.counts.get("synthetic", 0)
+    real = one.counts.get("images", 0) - made
+    return f"{one.name}: {real:,} real images{f' + {made:,} generated' if made else ''}"
+
+
+def frozen(one: Snapshot) -> Html:
+    counts = ", ".join(f"{count:,} {what}" for what, count in one.counts.items())
+    return tag("div", "Frozen ", tag("b", one.name), f": {counts}. Digest {one.digest[:12]}.", class_="w-banner good")
+
+
+def tally(dataset: Dataset, counts: Mapping[str, Mapping[str, int]], accepted: bool) -> Html:
+    """What a snapshot would hold, before it is made: real data, and candidates by state."""
+    figures = [("real images", dataset.images), ("boxes", dataset.boxes)]
+    if not accepted:
+        return _figures(figures)
+    human, effective = counts["human"], counts["effective"]
+    mine = human.get("accept", 0) + human.get("edit", 0)
+    by_policy = effective.get("accept", 0) - mine
+    left = [("rejected", effective.get("reject", 0)), ("pending", effective.get("pending", 0))]
+    return _figures([*figures, ("accepted by people", mine), ("accepted by policy", by_policy), *left])
+
+
+def _figures(pairs: Sequence[tuple[str, Any]]) -> Html:
+    shown = [tag("div", tag("b", f"{value:,}" if isinstance(value, int) else value), tag("span", name)) for name, value in pairs]
+    return tag("div", shown, class_="w-figures")
+
+
+def preset(chosen: Preset) -> Html:
+    return tag("p", chosen.summary, class_="w-quiet")
+
+
+def training(run: Run, latest: Mapping[str, float], now: float) -> Html:
+    """How far a training is; `latest` holds the last value of each curve."""
+    left = remaining(run, now)
+    shown = [
+        ("state", state(run)),
+        ("steps", _done(run)),
+        ("time", pace(run, now).split(",")[0]),
+        ("left", f"about {clock(left)}" if left is not None else ""),
+        ("images a second", f"{latest['images_per_s']:.1f}" if "images_per_s" in latest else ""),
+        ("learning rate", f"{latest['lr']:.2g}" if "lr" in latest else ""),
+    ]
+    wrong = tag("div", run.error, class_="w-banner bad") if run.error else None
+    return join(_figures([pair for pair in shown if pair[1]]), bar(run), wrong)
+
+
+def result(run: Run) -> Html:
+    """The official metrics of a training or an evaluation, and AP by class."""
+    whole = [(title, f"{value:.3f}") for name, title in METRICS.items() if (value := run.result.get(name, -1)) >= 0]
+    found = sorted(run.result["per_class"].items(), key=lambda entry: -entry[1])
+    rows = [(name, f"{ap:.3f}" if ap >= 0 else "none in this split") for name, ap in found]
+    return join(_figures(whole), tag("div", table(("Class", "AP"), rows), class_="w-scroll"))
+
+
+def losses(folder: Path, found: Sequence[str], format: str) -> Html:
+    """What became of an export."""
+    lost = tag("ul", [tag("li", f"{format} cannot hold: {what}") for what in found]) if found else tag("span", "Nothing was lost.")
+    return tag("div", "Written to ", tag("code", str(folder)), ". ", lost, class_="w-banner good")
+
+
+# Comparisons
+
+
+def metrics(found: Sequence[Run]) -> Html:
+    """A row for each run, the differences from the first below its values."""
+    names = [name for name in METRICS if any(run.result.get(name, -1) >= 0 for run in found)]
+    first = found[0]
+    rows = [
+        (f"run {run.id}", *(_with_change(run.result.get(name, -1), first.result.get(name, -1), run is first) for name in names))
+        for run in found
+    ]
+    return table(("", *(METRICS[name] for name in names)), rows)
+
+
+def _with_change(value: float, base: float, is_base: bool) -> Html | str:
+    if value < 0:
+        return "–"
+    if is_base or base < 0:
+        return f"{value:.3f}"
+    change = value - base
+    word = "w-up" if change > 0.0005 else "w-down" if change < -0.0005 else "w-quiet"
+    return join(f"{value:.3f} ", tag("span", f"{change:+.3f}", class_=word))
+
+
+def by_class(found: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
+    """(class, AP of each run), the classes that changed most between the first and the last run first."""
+    names = sorted(set().union(*(run.result["per_class"] for run in found)))
+    rows = [(name, [_known(run.result["per_class"].get(name, -1.0)) for run in found]) for name in names]
+    return sorted(rows, key=lambda row: -abs((row[1][-1] or 0.0) - (row[1][0] or 0.0)))
+
+
+def _known(ap: float) -> float | None:
+    return ap if ap >= 0 else None
+
+
+def class_changes(found: Sequence[Run]) -> Html:
+    rows = [
+        (name, *(_with_change(_or(ap), _or(aps[0]), i == 0) for i, ap in enumerate(aps)))
+        for name, aps in by_class(found)
+    ]
+    return tag("div", table(("Class", *(f"run {run.id}" for run in found)), rows), class_="w-scroll")
+
+
+def _or(ap: float | None) -> float:
+    return -1.0 if ap is None else ap
+
+
+def differences(labels: Sequence[str], told: Sequence[Mapping[str, str]]) -> Html:
+    """The facts of each run in columns; first those that differ, then, paler, those that do not."""
+    names = list(dict.fromkeys(name for facts in told for name in facts))
+    rows = [(name, *(facts.get(name, "") for facts in told)) for name in names]
+    same = {row[0]: len(set(row[1:])) == 1 for row in rows}
+    ordered = sorted(rows, key=lambda row: same[row[0]])
+    return table(("", *labels), ordered, classes=["same" if same[row[0]] and len(told) > 1 else "" for row in ordered])
