@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,28 +14,38 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import gradio as gr  # noqa: E402
-from fastapi import FastAPI, Request  # noqa: E402
-from fastapi.responses import JSONResponse  # noqa: E402
-from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
-from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
+import gradio as gr
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from db.errors import WinnowError  # noqa: E402
-from studio import rest  # noqa: E402
-from studio.api import router  # noqa: E402
-from studio.context import Studio, open_studio  # noqa: E402
-from studio.pages import PAGES  # noqa: E402
-from studio.theme import CSS, ICON, theme  # noqa: E402
+from db.errors import WinnowError
+from studio import rest
+from studio.api import router
+from studio.context import Studio, open_studio
+from studio.pages import PAGES
+from studio.theme import ICON, style, theme
 
 logger = logging.getLogger(__name__)
 
-HOSTS = ["127.0.0.1", "localhost", "[::1]", "testserver"]
+# Any other Host is another site whose name was pointed at this machine (DNS rebinding).
+HOSTS = ["127.0.0.1", "localhost", "::1", "[::1]", "testserver"]
 SAFE = {"GET", "HEAD", "OPTIONS"}
+OWN = {b"same-origin", b"none"}  # values of Sec-Fetch-Site that come from our pages or from the address bar
+# Gradio compiles the templates of its components in the browser, hence 'unsafe-eval'. Nothing may be loaded from, or
+# sent to, another machine.
+CONTENT = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
 HEADERS = [
+    (b"content-security-policy", CONTENT.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
 
@@ -46,26 +57,32 @@ def create_app(home: Path, *, queue_url: str = "") -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     app.include_router(rest.router(studio))
     app.include_router(router(studio.store))
-    gr.mount_gradio_app(
-        app,
-        _pages(studio),
-        path="/",
-        theme=theme(),
-        css=CSS,
-        favicon_path=str(ICON),
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        allowed_paths=[],
-        blocked_paths=[str(home)],
-        max_file_size="2gb",
-    )
+    _mount(app, studio)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     return app
+
+
+def _mount(app: FastAPI, studio: Studio) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode is not supported")  # said even when it is off
+        gr.mount_gradio_app(
+            app,
+            _pages(studio),
+            path="/",
+            theme=theme(),
+            css=style(),
+            favicon_path=str(ICON),
+            footer_links=[],
+            run_history=False,
+            show_error=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            allowed_paths=[],
+            blocked_paths=[str(studio.home)],
+            max_file_size="1kb",  # nothing is ever uploaded: data sets are read from the disk of this machine
+        )
 
 
 def _pages(studio: Studio) -> gr.Blocks:
@@ -90,27 +107,28 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if not same_origin(scope):
-            refused = JSONResponse({"error": "This request comes from another site; it was refused."}, 403)
-            await refused(scope, receive, send)
-            return
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                there = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(h for h in HEADERS if h[0] not in there)]
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(pair for pair in HEADERS if pair[0] not in there)]
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        if from_our_pages(scope):
+            await self._app(scope, receive, guarded)
+        else:
+            refused = JSONResponse({"error": "This request comes from another site; it was refused."}, 403)
+            await refused(scope, receive, guarded)
 
 
-def same_origin(scope: Scope) -> bool:
-    """Whether a request is safe, has no Origin (no browser sent it), or comes from the host it goes to."""
+def from_our_pages(scope: Scope) -> bool:
+    """Whether a request only reads, was sent by no browser, or comes from the host it goes to."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
-    origin = headers.get(b"origin")
-    if scope["method"] in SAFE or origin is None:
+    if scope["method"] in SAFE:
         return True
-    return urlsplit(origin.decode("latin-1")).netloc == headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin")
+    same = origin is None or urlsplit(origin).netloc == headers.get(b"host", b"")
+    return same and headers.get(b"sec-fetch-site", b"none") in OWN
 
 
 async def _told(request: Request, error: Exception) -> JSONResponse:
@@ -120,6 +138,6 @@ async def _told(request: Request, error: Exception) -> JSONResponse:
 async def _bug(request: Request, error: Exception) -> JSONResponse:
     number = uuid.uuid4().hex[:8]
     logger.error("bug %s at %s", number, request.url.path, exc_info=error)
-    return JSONResponse({"error": f"Something went wrong here (report {number}, see the server's log)."}, 500)
-
-
+    return JSONResponse(
+        {"error": f"Something went wrong here (report {number}; the server's log has the details)."}, 500
+    )

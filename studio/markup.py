@@ -67,22 +67,33 @@ def section(title: str, *content: Any) -> Html:
     return tag("section", tag("h2", title), *content, class_="w-section")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, classes: Sequence[str] = (), picks: Sequence[Any] = (), picked: Any = None) -> Html:
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    classes: Sequence[str] = (),
+    picks: Sequence[Any] = (),
+    picked: Any = None,
+) -> Html:
     """A table; numbers stand at the right. `classes` and `picks` go with the rows: a row with a pick can be chosen (see
     `components/grid`), and `picked` is the one that is."""
+    body = list(rows)
     lines = [
         tag("tr", [_cell(value) for value in row], class_=_at(classes, i), **_pickable(_at(picks, i), picked))
-        for i, row in enumerate(rows)
+        for i, row in enumerate(body)
     ]
-    head = tag("tr", [tag("th", column, scope="col") for column in columns])
+    sample = next(iter(body), ())
+    kinds = ["n" if isinstance(value, int | float) else None for value in sample] or [None] * len(columns)
+    head = tag("tr", [tag("th", column, scope="col", class_=kind) for column, kind in zip(columns, kinds, strict=True)])
     shown = tag("thead", head) if any(columns) else None
     return tag("div", tag("table", shown, tag("tbody", lines)), class_="w-table")
 
 
-def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
+def facts(pairs: Iterable[tuple[str, Any]], *, small: bool = False) -> Html:
     """Names with values; pairs without a value are left out."""
     known = [(name, value) for name, value in pairs if value not in (None, "")]
-    return tag("dl", [(tag("dt", name), tag("dd", value)) for name, value in known], class_="w-facts")
+    shown = [tag("div", tag("dt", name), tag("dd", value)) for name, value in known]
+    return tag("dl", shown, class_="w-facts small" if small else "w-facts")
 
 
 def _at(values: Sequence[Any], index: int) -> Any:

@@ -11,7 +11,15 @@ COLOURS = 8
 Names = Mapping[int, str]  # category id -> name, in the order of the data set
 
 
-def grid(images: Sequence[Image], boxes: Mapping[int, Sequence[Box]], texts: Mapping[int, Sequence[Phrase]], names: Names, *, trail: Sequence[int], more: bool) -> Html:
+def grid(
+    images: Sequence[Image],
+    boxes: Mapping[int, Sequence[Box]],
+    texts: Mapping[int, Sequence[Phrase]],
+    names: Names,
+    *,
+    trail: Sequence[int],
+    more: bool,
+) -> Html:
     """A page of thumbnails that can be picked, with the way to the pages before and after.
 
     `trail` holds the last image id before each page so far, the page shown included: keyset paging without a memory on
@@ -24,7 +32,14 @@ def grid(images: Sequence[Image], boxes: Mapping[int, Sequence[Box]], texts: Map
 def _thumbnail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: Names) -> Html:
     caption = next((text.text for text in texts if text.parent_id is None), image.file_name)
     drawn = _picture(image, f"/media/thumb/{image.digest}?size=320", [_rectangle(box, names) for box in boxes])
-    return tag("figure", drawn, tag("figcaption", caption, title=caption), data_pick=image.id, tabindex=0, aria_selected="false")
+    return tag(
+        "figure",
+        drawn,
+        tag("figcaption", caption, title=caption),
+        data_pick=image.id,
+        tabindex=0,
+        aria_selected="false",
+    )
 
 
 def _turn(trail: Sequence[int], following: int | None) -> Html:
@@ -48,14 +63,20 @@ def detail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: N
     where = f"{image.split}, {size}" if image.split else size
     opened = tag("a", "open the file", href=f"/media/blob/{image.digest}", target="_blank") if image.digest else None
     said = tag("ul", [_text(text) for text in texts], class_="w-texts") if texts else None
-    about = tag("div", tag("b", image.file_name), tag("div", where, " ", opened, class_="w-quiet"), _classes(boxes, names), said)
+    about = tag(
+        "div", tag("b", image.file_name), tag("div", where, " ", opened, class_="w-quiet"), _classes(boxes, names), said
+    )
     return tag("div", drawn, about, class_="w-detail")
 
 
 def _classes(boxes: Sequence[Box], names: Names) -> Html | None:
     found = [names[box.category_id] for box in boxes if box.category_id in names]
     counted = {name: found.count(name) for name in found}
-    return tag("div", [tag("span", f"{name} {n}" if n > 1 else name) for name, n in counted.items()], class_="w-chips") if found else None
+    return (
+        tag("div", [tag("span", f"{name} {n}" if n > 1 else name) for name, n in counted.items()], class_="w-chips")
+        if found
+        else None
+    )
 
 
 def _text(text: Phrase) -> Html:
@@ -65,8 +86,20 @@ def _text(text: Phrase) -> Html:
 
 def _picture(image: Image, address: str, shapes: Sequence[Html]) -> Html:
     size = {"width": image.width, "height": image.height}
-    pixels = tag("image", href=address, **size) if image.digest else tag("text", "no file", x=image.width / 2, y=image.height / 2)
-    return tag("svg", pixels, shapes, viewBox=f"0 0 {image.width} {image.height}", role="img", aria_label=image.file_name, class_="w-picture")
+    pixels = (
+        tag("image", href=address, **size)
+        if image.digest
+        else tag("text", "no file", x=image.width / 2, y=image.height / 2)
+    )
+    return tag(
+        "svg",
+        pixels,
+        shapes,
+        viewBox=f"0 0 {image.width} {image.height}",
+        role="img",
+        aria_label=image.file_name,
+        class_="w-picture",
+    )
 
 
 def _labelled(box: Box, names: Names, letters: float) -> Html:

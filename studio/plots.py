@@ -27,7 +27,11 @@ class Scale(NamedTuple):
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, at = (math.log10(v) for v in (self.low, self.high, max(value, self.low))) if self.log else (self.low, self.high, value)
+        low, high, at = (
+            (math.log10(v) for v in (self.low, self.high, max(value, self.low)))
+            if self.log
+            else (self.low, self.high, value)
+        )
         return self.start + (self.end - self.start) * (at - low) / ((high - low) or 1.0)
 
 
@@ -58,26 +62,41 @@ def smoothed(curve: Curve, weight: float = 0.9) -> list[tuple[float, float]]:
     return found
 
 
-def lines(title: str, curves: Mapping[str, Curve], *, y_range: tuple[float, float] | None = None, smooth: bool = False, x_end: float | None = None) -> Html:
-    """Curves over steps. With `smooth`, the raw values stand faint behind their moving average."""
+def lines(
+    title: str,
+    curves: Mapping[str, Curve],
+    *,
+    y_range: tuple[float, float] | None = None,
+    smooth: bool = False,
+    x_end: float | None = None,
+    width: int = WIDTH,
+) -> Html:
+    """Curves over steps. With `smooth`, the raw values stand faint behind their moving average. `width` is that of the
+    drawing, in units of its letters: about as many as the pixels it will take."""
     known = {name: thinned(curve) for name, curve in curves.items() if curve}
     if not known:
-        return _plot(title, [], _message("nothing measured yet"))
+        return _plot(title, [], _message("nothing measured yet", width), width=width)
     xs = [x for curve in known.values() for x, _ in curve]
     ys = [y for curve in known.values() for _, y in curve]
     low, high = y_range or (min(0.0, *ys), max(ys) * 1.05 or 1.0)
-    x = Scale(min(0.0, *xs), max([*xs, x_end or 0]) or 1.0, LEFT, WIDTH - RIGHT)
+    x = Scale(min(0.0, *xs), max([*xs, x_end or 0]) or 1.0, LEFT, width - RIGHT)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
     drawn = [_curve(number, name, curve, x, y, smooth) for number, (name, curve) in enumerate(known.items())]
     latest = [f"{name} {curve[-1][1]:.3g}" for name, curve in known.items()]
-    return _plot(title, latest, join(_y_axis(y), _x_axis(x), drawn))
+    return _plot(title, latest, join(_y_axis(y, width), _x_axis(x), drawn), width=width)
 
 
 def _curve(number: int, name: str, curve: Curve, x: Scale, y: Scale, smooth: bool) -> Html:
     shown = smoothed(curve) if smooth else curve
     raw = _path(curve, x, y, "curve faint") if smooth else None
     dots = [
-        tag("circle", tag("title", f"{name}: {value:.4g} at step {step:g}"), cx=x(step), cy=y(value), r=2.5 if len(shown) < 40 else 1)
+        tag(
+            "circle",
+            tag("title", f"{name}: {value:.4g} at step {step:g}"),
+            cx=x(step),
+            cy=y(value),
+            r=2.5 if len(shown) < 40 else 1,
+        )
         for step, value in shown
     ]
     return tag("g", raw, _path(shown, x, y, "curve"), dots, class_=f"c{number % COLOURS}")
@@ -104,10 +123,14 @@ def histogram(title: str, bars: Sequence[tuple[str, int, str]]) -> Html:
     ]
     sizes = [f"{group} ({sum(g == group for _, _, g in bars)})" for group in groups]
     named = _names([name for name, _, _ in bars], step)
-    return _plot(f"{title}, logarithmic" if log else title, sizes, join(_y_axis(y), drawn, named), room=_room(len(bars)))
+    return _plot(
+        f"{title}, logarithmic" if log else title, sizes, join(_y_axis(y), drawn, named), room=_room(len(bars))
+    )
 
 
-def grouped(title: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]], *, high: float = 1.0) -> Html:
+def grouped(
+    title: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]], *, high: float = 1.0
+) -> Html:
     """Bars side by side: for every name one of each series; None leaves a gap."""
     if not names or not series:
         return _plot(title, [], _message("nothing to compare"))
@@ -115,7 +138,9 @@ def grouped(title: str, names: Sequence[str], series: Mapping[str, Sequence[floa
     step = (WIDTH - LEFT - RIGHT) / len(names)
     thin = step * 0.84 / len(series)
     drawn = [
-        _bar(f"{name}, {run}: {value:.3f}", LEFT + i * step + step * 0.08 + j * thin, thin, y(0.0), y(max(value, 0.0)), j)
+        _bar(
+            f"{name}, {run}: {value:.3f}", LEFT + i * step + step * 0.08 + j * thin, thin, y(0.0), y(max(value, 0.0)), j
+        )
         for j, (run, values) in enumerate(series.items())
         for i, (name, value) in enumerate(zip(names, values, strict=True))
         if value is not None
@@ -125,7 +150,14 @@ def grouped(title: str, names: Sequence[str], series: Mapping[str, Sequence[floa
 
 def _bar(title: str, left: float, width: float, bottom: float, top: float, colour: int) -> Html:
     gap = min(2.0, width * 0.15)
-    shape = tag("rect", x=left + gap / 2, y=top, width=max(width - gap, 0.4), height=max(bottom - top, 0.0), rx=min(2.0, width / 6))
+    shape = tag(
+        "rect",
+        x=left + gap / 2,
+        y=top,
+        width=max(width - gap, 0.4),
+        height=max(bottom - top, 0.0),
+        rx=min(2.0, width / 6),
+    )
     return tag("g", tag("title", title), shape, class_=f"c{colour % COLOURS}")
 
 
@@ -147,15 +179,21 @@ def _name(name: str, x: float, slanted: bool, room: int) -> Html:
     short = name if len(name) <= room else f"{name[: room - 1]}…"
     y = HEIGHT - BOTTOM + 14
     turned = f"rotate(-38 {x:.1f} {y})" if slanted else None
-    return tag("text", short, tag("title", name), x=x, y=y, text_anchor="end" if slanted else "middle", transform=turned)
+    return tag(
+        "text", short, tag("title", name), x=x, y=y, text_anchor="end" if slanted else "middle", transform=turned
+    )
 
 
-def _y_axis(y: Scale) -> Html:
-    values = [10.0**k for k in range(0, math.ceil(math.log10(y.high)) + 1) if 10.0**k <= y.high] if y.log else ticks(y.low, y.high, 4)
+def _y_axis(y: Scale, width: int = WIDTH) -> Html:
+    values = (
+        [10.0**k for k in range(math.ceil(math.log10(y.high)) + 1) if 10.0**k <= y.high]
+        if y.log
+        else ticks(y.low, y.high, 4)
+    )
     return join(
         *(
             (
-                tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="axis"),
+                tag("line", x1=LEFT, x2=width - RIGHT, y1=y(value), y2=y(value), class_="axis"),
                 tag("text", short(value), x=LEFT - 6, y=y(value) + 4, text_anchor="end"),
             )
             for value in values
@@ -164,7 +202,12 @@ def _y_axis(y: Scale) -> Html:
 
 
 def _x_axis(x: Scale) -> Html:
-    return join(*(tag("text", short(value), x=x(value), y=HEIGHT - 6, text_anchor="middle") for value in ticks(x.low, x.high, 6)))
+    return join(
+        *(
+            tag("text", short(value), x=x(value), y=HEIGHT - 6, text_anchor="middle")
+            for value in ticks(x.low, x.high, 6)
+        )
+    )
 
 
 def short(value: float) -> str:
@@ -175,11 +218,11 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _message(text: str) -> Html:
-    return tag("text", text, x=WIDTH / 2, y=HEIGHT / 2, text_anchor="middle")
+def _message(text: str, width: int = WIDTH) -> Html:
+    return tag("text", text, x=width / 2, y=HEIGHT / 2, text_anchor="middle")
 
 
-def _plot(title: str, legend: Sequence[str], marks: Html, *, room: int = 0) -> Html:
+def _plot(title: str, legend: Sequence[str], marks: Html, *, room: int = 0, width: int = WIDTH) -> Html:
     keys = [tag("span", tag("i"), name, class_=f"c{number % COLOURS}") for number, name in enumerate(legend)]
-    drawn = tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT + room}", role="img", aria_label=title)
+    drawn = tag("svg", marks, viewBox=f"0 0 {width} {HEIGHT + room}", role="img", aria_label=title)
     return tag("figure", tag("figcaption", title, keys), drawn, class_="w-plot")

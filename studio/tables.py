@@ -16,7 +16,15 @@ from studio.markup import Html, facts, join, table, tag
 
 PRESENT = 60  # seconds after which a silent worker counts as gone
 SHOWN = 500  # faults; a longer list helps nobody
-METRICS = {"mAP": "mAP", "AP50": "AP50", "AP75": "AP75", "AP_s": "AP small", "AP_m": "AP medium", "AP_l": "AP large", "AR100": "AR100"}
+METRICS = {
+    "mAP": "mAP",
+    "AP50": "AP50",
+    "AP75": "AP75",
+    "AP_s": "AP small",
+    "AP_m": "AP medium",
+    "AP_l": "AP large",
+    "AR100": "AR100",
+}
 BANDS = {"r": "rare", "c": "common", "f": "frequent"}
 RARE, COMMON = 10, 100  # images with the class, as LVIS counts them
 
@@ -25,7 +33,8 @@ RARE, COMMON = 10, 100  # images with the class, as LVIS counts them
 
 def datasets(known: Sequence[Dataset], splits: Mapping[int, Mapping[str, int]], picked: int | None = None) -> Html:
     rows = [
-        (one.name, one.format, one.images, one.boxes, one.phrases, _splits(splits[one.id]), _day(one.created_at)) for one in known
+        (one.name, one.format, one.images, one.boxes, one.phrases, _splits(splits[one.id]), _day(one.created_at))
+        for one in known
     ]
     columns = ("Data set", "Format", "Images", "Boxes", "Texts", "Splits", "Imported")
     return table(columns, rows, picks=[one.id for one in known], picked=picked)
@@ -44,13 +53,17 @@ def faults(found: Sequence[Fault], title: str, text: str) -> Html:
     rows = [(Path(fault.file).name, fault.item, fault.seen, fault.expected) for fault in found[:SHOWN]]
     more = tag("p", f"and {len(found) - SHOWN:,} more", class_="w-quiet") if len(found) > SHOWN else None
     shown = table(("File", "Item", "Seen", "Expected"), rows)
-    return join(tag("div", tag("b", title), " ", text, class_="w-banner bad"), tag("div", shown, class_="w-scroll"), more)
+    return join(
+        tag("div", tag("b", title), " ", text, class_="w-banner bad"), tag("div", shown, class_="w-scroll"), more
+    )
 
 
 def bars(counted: Sequence[tuple[Category, int, int]]) -> list[tuple[str, int, str]]:
     """(class, boxes, band) for the histogram. The band is that of the data set, or follows from the images with the class:
     rare up to 10, common up to 100, frequent beyond."""
-    return [(category.name, boxes, BANDS.get(category.frequency or "", band(images))) for category, boxes, images in counted]
+    return [
+        (category.name, boxes, BANDS.get(category.frequency or "", band(images))) for category, boxes, images in counted
+    ]
 
 
 def band(images: int) -> str:
@@ -75,7 +88,10 @@ def recipe(chosen: Recipe, pack: Pack) -> Html:
                 ("Makes", chosen.summary),
                 ("Needs", chosen.needs),
                 ("Costs", chosen.cost),
-                ("Works on", f"{chosen.targets.of}{f' of the split {_list(chosen.targets.splits)}' if chosen.targets.splits else ''}"),
+                (
+                    "Works on",
+                    f"{chosen.targets.of}{f' of the split {_list(chosen.targets.splits)}' if chosen.targets.splits else ''}",
+                ),
                 ("Scores", _list(titles)),
                 ("Accepts when", _list(rules)),
                 ("Pack", pack.summary),
@@ -95,11 +111,20 @@ def _bounds(low: float | None, high: float | None) -> str:
 def candidate(card: Mapping[str, Any]) -> Html:
     """A small version of a review card (`views.card`): before and after, texts with the changed words, scores."""
     pictures = [card[side] for side in ("before", "after") if card[side]]
-    pair = tag("div", [tag("img", src=f"{one['thumb']}?size=320", alt="", width="100%") for one in pictures], class_=_pair(pictures))
+    pair = tag(
+        "div",
+        [tag("img", src=f"{one['thumb']}?size=320", alt="", width="100%") for one in pictures],
+        class_=_pair(pictures),
+    )
     texts = card["texts"]
     said = tag("p", _marked(texts["before"]), " → ", _marked(texts["after"])) if texts else None
-    verdict = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", "pending": "Not decided yet."}[card["policy"]["says"]]
-    chips = [tag("span", f"{row['title']} {_value(row['value'])}", class_=row["state"], title=row["reason"]) for row in card["scores"]]
+    verdict = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", "pending": "Not decided yet."}[
+        card["policy"]["says"]
+    ]
+    chips = [
+        tag("span", f"{row['title']} {_value(row['value'])}", class_=row["state"], title=row["reason"])
+        for row in card["scores"]
+    ]
     word = tag("p", tag("span", verdict, class_=f"says {card['policy']['says']}"), " ", card["policy"]["by"])
     return tag("article", pair, tag("div", said, word, tag("div", chips, class_="w-chips")), class_="w-card")
 
@@ -128,7 +153,14 @@ def state(run: Run | Shard) -> Html:
 def bar(run: Run) -> Html:
     share = 100 * run.done / run.total if run.total else 0
     filled = tag("i", style=f"width: {share:.1f}%")
-    return tag("span", filled, class_=f"w-bar {run.state}", role="progressbar", aria_valuenow=round(share), aria_label="progress")
+    return tag(
+        "span",
+        filled,
+        class_=f"w-bar {run.state}",
+        role="progressbar",
+        aria_valuenow=round(share),
+        aria_label="progress",
+    )
 
 
 def runs(found: Sequence[Run], now: float, picked: int | None = None) -> Html:
@@ -168,10 +200,16 @@ def presence(workers: Sequence[Worker], waiting: int, now: float) -> Html:
     if here:
         busy = sum(worker.run_id is not None for worker in here)
         number = "1 worker is" if len(here) == 1 else f"{len(here)} workers are"
-        return tag("p", f"{number} here, {busy} at work, {waiting} {'run' if waiting == 1 else 'runs'} waiting.", class_="w-quiet")
+        return tag(
+            "p",
+            f"{number} here, {busy} at work, {waiting} {'run' if waiting == 1 else 'runs'} waiting.",
+            class_="w-quiet",
+        )
     seen = f"none was seen since {_day(workers[0].seen_at)}" if workers else "none was seen yet"
     lead = "Waiting for a worker" if waiting else "No worker is here"
-    return tag("div", tag("b", lead), f" ({seen}). Start one with ", tag("code", "winnow worker"), ".", class_="w-banner")
+    return tag(
+        "div", tag("b", lead), f" ({seen}). Start one with ", tag("code", "winnow worker"), ".", class_="w-banner"
+    )
 
 
 def shards(found: Sequence[Shard]) -> Html:
@@ -186,7 +224,7 @@ def _last_line(error: str | None) -> str:
 def log(lines: Sequence[LogLine]) -> Html:
     if not lines:
         return tag("p", "No log lines yet.", class_="w-quiet")
-    return tag("pre", [_line(line) for line in lines], class_="w-log", tabindex=0)
+    return tag("div", tag("pre", [_line(line) for line in lines]), class_="w-log", tabindex=0)
 
 
 def _line(line: LogLine) -> list[Any]:
@@ -198,9 +236,15 @@ def _line(line: LogLine) -> list[Any]:
 def settings(run: Run, dataset: str) -> Html:
     """What is on record about how the run was started."""
     flat = {name: value for name, value in run.options.items() if not isinstance(value, dict)}
-    nested = {name: value for values in run.options.values() if isinstance(values, dict) for name, value in values.items()}
-    pairs = [(name.replace("_", " "), str(value)) for name, value in {**flat, **nested}.items() if value is not None]
-    return facts([("data set", dataset), ("seed", str(run.seed)), *pairs])
+    nested = {
+        name: value for values in run.options.values() if isinstance(values, dict) for name, value in values.items()
+    }
+    pairs = [(name.replace("_", " "), _said(value)) for name, value in {**flat, **nested}.items() if value is not None]
+    return facts([("data set", dataset), ("seed", str(run.seed)), *pairs], small=True)
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 # Snapshots, trainings, evaluations
@@ -231,7 +275,10 @@ def tally(dataset: Dataset, counts: Mapping[str, Mapping[str, int]], accepted: b
 
 
 def _figures(pairs: Sequence[tuple[str, Any]]) -> Html:
-    shown = [tag("div", tag("b", f"{value:,}" if isinstance(value, int) else value), tag("span", name)) for name, value in pairs]
+    shown = [
+        tag("div", tag("b", f"{value:,}" if isinstance(value, int) else value), tag("span", name))
+        for name, value in pairs
+    ]
     return tag("div", shown, class_="w-figures")
 
 
@@ -264,20 +311,24 @@ def result(run: Run) -> Html:
 
 def losses(folder: Path, found: Sequence[str], format: str) -> Html:
     """What became of an export."""
-    lost = tag("ul", [tag("li", f"{format} cannot hold: {what}") for what in found]) if found else tag("span", "Nothing was lost.")
+    lost = (
+        tag("ul", [tag("li", f"{format} cannot hold: {what}") for what in found])
+        if found
+        else tag("span", "Nothing was lost.")
+    )
     return tag("div", "Written to ", tag("code", str(folder)), ". ", lost, class_="w-banner good")
 
 
 # Comparisons
 
 
-def metrics(found: Sequence[Run]) -> Html:
-    """A row for each run, the differences from the first below its values."""
+def metrics(found: Sequence[Run], labels: Sequence[str]) -> Html:
+    """A row for each run, with the differences from the first beside its values."""
     names = [name for name in METRICS if any(run.result.get(name, -1) >= 0 for run in found)]
     first = found[0]
     rows = [
-        (f"run {run.id}", *(_with_change(run.result.get(name, -1), first.result.get(name, -1), run is first) for name in names))
-        for run in found
+        (label, *(_with_change(run.result.get(name, -1), first.result.get(name, -1), run is first) for name in names))
+        for run, label in zip(found, labels, strict=True)
     ]
     return table(("", *(METRICS[name] for name in names)), rows)
 
@@ -303,12 +354,13 @@ def _known(ap: float) -> float | None:
     return ap if ap >= 0 else None
 
 
-def class_changes(found: Sequence[Run]) -> Html:
+def class_changes(found: Sequence[Run], labels: Sequence[str]) -> Html:
+    """AP by class, with the differences from the first run."""
     rows = [
         (name, *(_with_change(_or(ap), _or(aps[0]), i == 0) for i, ap in enumerate(aps)))
         for name, aps in by_class(found)
     ]
-    return tag("div", table(("Class", *(f"run {run.id}" for run in found)), rows), class_="w-scroll")
+    return tag("div", table(("Class", *labels), rows), class_="w-scroll")
 
 
 def _or(ap: float | None) -> float:
@@ -316,9 +368,13 @@ def _or(ap: float | None) -> float:
 
 
 def differences(labels: Sequence[str], told: Sequence[Mapping[str, str]]) -> Html:
-    """The facts of each run in columns; first those that differ, then, paler, those that do not."""
-    names = list(dict.fromkeys(name for facts in told for name in facts))
-    rows = [(name, *(facts.get(name, "") for facts in told)) for name in names]
-    same = {row[0]: len(set(row[1:])) == 1 for row in rows}
-    ordered = sorted(rows, key=lambda row: same[row[0]])
-    return table(("", *labels), ordered, classes=["same" if same[row[0]] and len(told) > 1 else "" for row in ordered])
+    """The facts of each run in columns: those that differ, and, folded away, those that do not."""
+    names = list(dict.fromkeys(name for known in told for name in known))
+    rows = [(name, *(known.get(name, "") for known in told)) for name in names]
+    other = [row for row in rows if len(set(row[1:])) > 1]
+    same = [row for row in rows if len(set(row[1:])) == 1]
+    heads = ("", *labels)
+    if not other:
+        return table(heads, same)
+    summary = tag("summary", f"{len(same)} settings are the same")
+    return join(table(heads, other), tag("details", summary, table(heads, same)) if same else None)

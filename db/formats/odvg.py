@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from db.document import Document
 from db.formats.checks import Faults, check_box, check_size, climbs, is_number
@@ -151,7 +152,7 @@ def read(files: dict[str, Path], labels: Path | None = None) -> Document:
 
 def write(document: Document, folder: Path) -> list[str]:
     """`SPLIT.jsonl` (`annotations.jsonl` without splits) and `label_map.json`. Returns what ODVG cannot hold."""
-    labels = {category.id: _label(category, number) for number, category in enumerate(document.categories)}
+    labels = _labels(document.categories)
     names = {category.id: category.name for category in document.categories}
     lines: dict[str, list[bytes]] = {}
     lost = 0
@@ -204,15 +205,15 @@ def _region_out(phrase: Phrase, boxes: dict[int, Box]) -> dict[str, Any]:
     return {"bbox": corners if listed else corners[0], "phrase": phrase.text, "tokens_positive": [list(s) for s in phrase.spans], **extra}
 
 
-def _label(category: Category, number: int) -> int:
-    return category.source_id if isinstance(category.source_id, int) else number
+def _labels(categories: list[Category]) -> dict[int, int]:
+    """The labels of the source where every class has a number, else 0, 1, 2, ..."""
+    given = {category.id: category.source_id for category in categories if type(category.source_id) is int}
+    return given if len(given) == len(categories) else {category.id: n for n, category in enumerate(categories)}
 
 
 def _renumbered(box: Box, order: dict[int, int]) -> Box:
     if box.category_id is None or order[box.category_id] == box.category_id:
         return box
-    from msgspec.structs import replace
-
     return replace(box, category_id=order[box.category_id])
 
 

@@ -58,10 +58,6 @@ def heading(title: str, lead: str) -> None:
     html(markup.heading(title, lead))
 
 
-def title(text: str) -> None:
-    gr.HTML(markup.tag("h2", text), apply_default_css=False, elem_classes=["w-title"])
-
-
 def on_load(studio: Studio, action: Callable[..., Any], outputs: Sequence[Any]) -> None:
     """Run when the page that is being built is opened."""
     root = gr.context.Context.root_block
@@ -70,12 +66,15 @@ def on_load(studio: Studio, action: Callable[..., Any], outputs: Sequence[Any]) 
 
 
 def dataset_choice(studio: Studio, wanted: str | None = None) -> Any:
-    """The data sets to choose from; chosen is the wanted one, or the one worked on last."""
+    """The data sets to choose from, for a dropdown."""
     known = studio.store.datasets.list()
-    return gr.Dropdown(choices=[one.name for one in known], value=wanted if wanted in {one.name for one in known} else _latest(studio, known))
+    return gr.Dropdown(choices=[one.name for one in known], value=chosen_dataset(studio, known, wanted))
 
 
-def _latest(studio: Studio, known: Sequence[Dataset]) -> str | None:
+def chosen_dataset(studio: Studio, known: Sequence[Dataset], wanted: str | None) -> str | None:
+    """The wanted data set, else the one worked on last, else the newest."""
+    if wanted in {one.name for one in known}:
+        return wanted
     worked_on = next((run.dataset_id for run in studio.store.ledger.runs(limit=1)), None)
     return next((one.name for one in known if one.id == worked_on), known[-1].name if known else None)
 

@@ -2,106 +2,122 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from db.records import Run, RunKind, State
+from studio import plots, tables
 from studio.context import Studio
-from studio.pages.common import QUIET, empty, heading, on_load, table
+from studio.markup import Html, empty, join, section
+from studio.pages.common import QUIET, asked, bound, heading, html, on_load
 
 title, path = "Compare", "compare"
-METRICS = ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AR100")
+CURVES = {"mAP": "mAP on the validation images while training", "loss": "Loss while training"}
 
 
 def page(studio: Studio) -> None:
-    heading("Compare", "Two runs or more, side by side. The last column is the difference between the last and the first.")
+    """The runs to compare at the top; below them their metrics, classes and curves, and what differed."""
+    heading(
+        "Compare",
+        "Two runs or more, side by side. Differences are against the first; choose them in the order you want.",
+    )
     chosen = gr.Dropdown(label="Runs", choices=[], multiselect=True, interactive=True)
-    summary = gr.HTML()
-    classes = gr.BarPlot(x="class", y="AP", color="run", title="AP by class", height=320)
-    curves = gr.LinePlot(x="step", y="mAP", color="run", title="mAP on the validation images while training", height=260, y_lim=[0, 1])
-
-    def opened() -> Any:
-        found = _finished(studio)
-        evaluations = [run.id for run in found if run.kind is RunKind.EVALUATE] or [run.id for run in found]
-        choices = [(_label(run), run.id) for run in found]
-        return gr.Dropdown(choices=choices, value=sorted(evaluations[:2]))
-
-    def compare(ids: list[int] | None) -> tuple[str, pd.DataFrame, pd.DataFrame]:
-        runs = [studio.store.ledger.run(int(one)) for one in ids or []]
-        return _summary(studio, runs), _by_class(runs), _curves(studio, runs)
-
-    chosen.change(compare, [chosen], [summary, classes, curves], **QUIET)
-    on_load(opened, [chosen])
+    metrics = html()
+    with gr.Row():
+        with gr.Column():
+            classes = html()
+        with gr.Column():
+            differences = html()
+    with gr.Row():
+        quality, losses = html(), html()
+    outputs = [metrics, classes, differences, quality, losses]
+    chosen.input(bound(studio, compared), [chosen], outputs, **QUIET)
+    on_load(studio, opened, [chosen, *outputs])
 
 
-def _finished(studio: Studio) -> list[Run]:
+def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
+    """The page as it is opened: the runs named in the address (`?runs=3,4`), else the two latest evaluations, else the
+    two latest trainings."""
+    found = finished(studio)
+    named = [int(part) for part in (asked(request, "runs") or "").split(",") if part.isascii() and part.isdigit()]
+    wanted = [one for one in named if one in {run.id for run in found}] or latest(found)
+    choices = [(f"run {run.id}: {run.title}", run.id) for run in found]
+    return gr.Dropdown(choices=choices, value=wanted), *compared(studio, wanted)
+
+
+def finished(studio: Studio) -> list[Run]:
+    """Evaluations first, then trainings, newest first: everything that has a result."""
     ledger = studio.store.ledger
-    found = [*ledger.runs(kind=RunKind.EVALUATE, state=State.DONE, limit=100), *ledger.runs(kind=RunKind.TRAIN, state=State.DONE, limit=100)]
+    found = [
+        run for kind in (RunKind.EVALUATE, RunKind.TRAIN) for run in ledger.runs(kind=kind, state=State.DONE, limit=100)
+    ]
     return [run for run in found if "mAP" in run.result]
 
 
-def _label(run: Run) -> str:
-    return f"{run.id}: {run.title}"
-
-
-def _summary(studio: Studio, runs: list[Run]) -> str:
-    if not runs:
-        return empty("Nothing to compare yet. Train a detector and evaluate it on the test split; then choose the runs here.")
-    heads = ("", *(f"run {run.id}" for run in runs), *(("difference",) if len(runs) > 1 else ()))
-    rows = [_with_difference(name, [run.result[name] for run in runs]) for name in METRICS]
-    shades = ["good" if row[-1] > 0 else "poor" if row[-1] < 0 else "" for row in rows] if len(runs) > 1 else []
-    names = sorted(set().union(*(run.result["per_class"] for run in runs)))
-    per_class = [_with_difference(name, [run.result["per_class"].get(name, -1.0) for run in runs]) for name in names]
-    differences = table(("", *(f"run {run.id}" for run in runs)), _what_differs(studio, runs))
-    return (
-        f"<h3>What was compared</h3>{differences}<h3>Metrics</h3>{table(heads, rows, classes=shades)}"
-        f"<details><summary>AP of all {len(names)} classes</summary>{table(heads, per_class)}</details>"
+def latest(found: list[Run]) -> list[int]:
+    """The two newest evaluations, or trainings when there are no two evaluations; the older one first."""
+    evaluations = [run.id for run in found if run.kind is RunKind.EVALUATE]
+    chosen = (
+        evaluations if len(evaluations) > 1 else [run.id for run in found if run.kind is RunKind.TRAIN] or evaluations
     )
+    return sorted(chosen[:2])
 
 
-def _with_difference(name: str, values: list[float]) -> list[Any]:
-    return [name, *values, *([values[-1] - values[0]] if len(values) > 1 else [])]
+def compared(studio: Studio, ids: list[int] | None) -> tuple[Html | str, ...]:
+    """Metrics, classes, what differed, and the two curves."""
+    runs = [studio.store.ledger.run(int(one)) for one in ids or []]
+    if not runs:
+        nothing = "Train a detector, evaluate it on the test split, and choose the runs here."
+        return empty("Nothing is chosen" if finished(studio) else "Nothing was trained yet", nothing), "", "", "", ""
+    told = [facts_of(studio, run) for run in runs]
+    labels = [f"run {run.id}: {known['trained on']}" for run, known in zip(runs, told, strict=True)]
+    differences = section("What differed" if len(runs) > 1 else "How it came about", tables.differences(labels, told))
+    curves = (_curves(studio, runs, name, text) for name, text in CURVES.items())
+    return section("Metrics", tables.metrics(runs, labels)), _classes(runs, labels), differences, *curves
 
 
-def _what_differs(studio: Studio, runs: list[Run]) -> list[tuple[str, ...]]:
-    """The facts of every run; those that are the same everywhere come last."""
-    facts = [_facts(studio, run) for run in runs]
-    names = list(dict.fromkeys(name for fact in facts for name in fact))
-    rows = [(name, *(fact.get(name, "") for fact in facts)) for name in names]
-    return sorted(rows, key=lambda row: len(set(row[1:])) == 1)
+def _classes(runs: list[Run], labels: list[str]) -> Html:
+    rows = tables.by_class(runs)
+    shown = rows[: plots.LABELS]
+    series = {label: [aps[i] for _, aps in shown] for i, label in enumerate(labels)}
+    more = f", {len(shown)} of {len(rows)}" if len(rows) > len(shown) else ""
+    what = "AP by class, largest change first" if len(runs) > 1 else "AP by class"
+    return join(plots.grouped(f"{what}{more}", [name for name, _ in shown], series), tables.class_changes(runs, labels))
 
 
-def _facts(studio: Studio, run: Run) -> dict[str, str]:
-    trained = studio.store.ledger.run(run.options["train_run_id"]) if run.kind is RunKind.EVALUATE else run
-    snapshot = studio.store.snapshots.get(int(trained.options["snapshot_id"]))
-    judged = f"{run.options['split']} ({run.result.get('images', '?')} images)" if run.kind is RunKind.EVALUATE else "validation"
+def trained(studio: Studio, run: Run) -> Run:
+    """The training behind an evaluation; a training is its own."""
+    return studio.store.ledger.run(run.options["train_run_id"]) if run.kind is RunKind.EVALUATE else run
+
+
+def _curves(studio: Studio, runs: list[Run], name: str, text: str) -> Html:
+    curves = {
+        f"training {one}": [(point.step, point.value) for point in studio.store.ledger.metrics(one, (name,))]
+        for one in dict.fromkeys(trained(studio, run).id for run in runs)
+    }
+    return plots.lines(text, curves, y_range=(0.0, 1.0) if name == "mAP" else None, smooth=name == "loss")
+
+
+def facts_of(studio: Studio, run: Run) -> dict[str, str]:
+    """Everything that may explain why two runs differ."""
+    training = trained(studio, run)
+    snapshot = studio.store.snapshots.get(int(training.options["snapshot_id"]))
     return {
         "what": run.title,
         "trained on": snapshot.name,
-        "real images": str(snapshot.counts["images"] - snapshot.counts["synthetic"]),
-        "generated images": str(snapshot.counts["synthetic"]),
-        "judged on": judged,
-        "preset": trained.options["preset"],
-        "seed": str(trained.seed),
-        **{f"option {key}": escape(str(value)) for key, value in trained.options["train"].items()},
+        "real images": f"{snapshot.counts['images'] - snapshot.counts['synthetic']:,}",
+        "generated images": f"{snapshot.counts['synthetic']:,}",
+        "judged on": _judged_on(studio, run),
+        "training": f"run {training.id}",
+        "detector": training.options["preset"],
+        "seed": str(training.seed),
+        **{name.replace("_", " "): str(value) for name, value in training.options["train"].items()},
     }
 
 
-def _by_class(runs: list[Run]) -> pd.DataFrame:
-    rows = [
-        {"class": name, "AP": value, "run": f"run {run.id}"} for run in runs for name, value in run.result["per_class"].items() if value >= 0
-    ]
-    return pd.DataFrame(rows, columns=["class", "AP", "run"])
-
-
-def _curves(studio: Studio, runs: list[Run]) -> pd.DataFrame:
-    trained = {run.options["train_run_id"] if run.kind is RunKind.EVALUATE else run.id for run in runs}
-    rows = [
-        {"step": p.step, "mAP": p.value, "run": f"training {run_id}"}
-        for run_id in sorted(trained)
-        for p in studio.store.ledger.metrics(run_id, ("mAP",))
-    ]
-    return pd.DataFrame(rows, columns=["step", "mAP", "run"])
+def _judged_on(studio: Studio, run: Run) -> str:
+    if run.kind is not RunKind.EVALUATE:
+        return "validation images"
+    snapshot = studio.store.snapshots.get(int(run.options["snapshot_id"]))
+    return f"{run.options['split']} of {snapshot.name}, {run.result.get('images', '?')} images"

@@ -13,13 +13,15 @@ from db.records import Dataset
 from studio import actions, pictures, plots, tables
 from studio.components.grid import grid
 from studio.context import Studio
-from studio.markup import Html, empty, join, tag
-from studio.pages.common import LOUD, QUIET, asked, bound, dataset_choice, heading, html, on_load
+from studio.markup import Html, empty, tag
+from studio.pages.common import LOUD, QUIET, asked, bound, chosen_dataset, heading, html, on_load
 
 title, path = "Datasets", ""
 PAGE = 20
 ALL = "all"
 GUESS = "find out"
+EVERYTHING = 11  # places that a new data set changes
+PROGRESS = gr.Progress()
 
 
 def page(studio: Studio) -> None:
@@ -30,12 +32,14 @@ def page(studio: Studio) -> None:
         demo = gr.Button("Load the demo data set", variant="primary")
     listing = grid("Data sets")
     with gr.Accordion("Import a data set", open=False):
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_classes="w-line"):
             folder = gr.Textbox(label="File or folder on this machine", placeholder="/data/bccd", scale=4)
             name = gr.Textbox(label="Name in Winnow", placeholder="as the folder", scale=2)
             format = gr.Dropdown([GUESS, *FORMATS], value=GUESS, label="Format", scale=1, min_width=110)
             submit = gr.Button("Import", variant="primary", scale=1, min_width=100)
-        skip = gr.Checkbox(label="Import the good items even if some are bad; the bad ones go to a quarantine list", value=False)
+        skip = gr.Checkbox(
+            label="Import the good items even if some are bad; the bad ones go to a quarantine list", value=False
+        )
         report = html()
     with gr.Column(visible=False) as browser:
         with gr.Row():
@@ -48,8 +52,11 @@ def page(studio: Studio) -> None:
                     images = grid("Images")
                 with gr.Column(scale=4, min_width=340):
                     detail = grid("The chosen image")
-            with gr.Tab("Classes"):
-                histogram = html()
+            with gr.Tab("Classes"), gr.Row():
+                with gr.Column(scale=7):
+                    histogram = html()
+                with gr.Column(scale=5):
+                    classes = html()
             with gr.Tab("Not imported"):
                 quarantine = html()
 
@@ -57,13 +64,14 @@ def page(studio: Studio) -> None:
         return bound(studio, action)
 
     filters, shown = [chosen, split, category], [images, detail]
-    overview, about = [start, browser, listing, chosen], [split, category, quarantine, histogram, *shown]
-    on_load(studio, opened, overview)
-    submit.click(do(import_one), [folder, name, format, skip], [report, *overview], **LOUD)
-    demo.click(do(load_demo), None, overview, **LOUD)
-    listing.pick(do(picked), None, [chosen], **QUIET)
-    chosen.change(do(described), [chosen], about, **QUIET)
-    split.input(do(counted), [chosen, split], [histogram], **QUIET)
+    look = [split, category, quarantine, histogram, classes, *shown]
+    everything = [start, browser, listing, chosen, *look]
+    on_load(studio, opened, everything)
+    submit.click(do(import_one), [folder, name, format, skip], [report, *everything], **LOUD)
+    demo.click(do(load_demo), None, everything, **LOUD)
+    listing.pick(do(picked), None, [chosen, *look], **QUIET)
+    chosen.input(do(described), [chosen], look, **QUIET)
+    split.input(do(counted), [chosen, split], [histogram, classes], **QUIET)
     for change in (split.input, category.input):
         change(do(first_page), filters, shown, **QUIET)
     images.turn(do(turned), filters, shown, **QUIET)
@@ -77,13 +85,18 @@ def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
 
 def overview(studio: Studio, wanted: str | None = None) -> tuple[Any, ...]:
     known = studio.store.datasets.list()
-    choice = dataset_choice(studio, wanted)
-    picked = next((one.id for one in known if one.name == choice.value), None)
-    listing = tables.datasets(known, {one.id: studio.store.datasets.splits(one.id) for one in known}, picked) if known else ""
-    return gr.Column(visible=not known), gr.Column(visible=bool(known)), listing, choice
+    chosen = chosen_dataset(studio, known, wanted)
+    choice = gr.Dropdown(choices=[one.name for one in known], value=chosen)
+    picked = next((one.id for one in known if one.name == chosen), None)
+    listing = (
+        tables.datasets(known, {one.id: studio.store.datasets.splits(one.id) for one in known}, picked) if known else ""
+    )
+    return gr.Column(visible=not known), gr.Column(visible=bool(known)), listing, choice, *described(studio, chosen)
 
 
-def import_one(studio: Studio, folder: str, name: str, format: str, skip: bool, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+def import_one(
+    studio: Studio, folder: str, name: str, format: str, skip: bool, progress: gr.Progress = PROGRESS
+) -> tuple[Any, ...]:
     """Import what the form says. All faults are shown together; with `skip` the good items come in all the same."""
     if not folder.strip():
         raise WinnowError("Name a file or folder on this machine, such as /data/bccd or /data/coco/instances_val.json.")
@@ -99,8 +112,12 @@ def import_one(studio: Studio, folder: str, name: str, format: str, skip: bool, 
         )
     except BadDataset as error:
         number = len(error.faults)
-        shown = tables.faults(error.faults, f"{number:,} {'fault' if number == 1 else 'faults'}, nothing was imported.", f"Seen in {where}.")
-        return shown, *(gr.skip() for _ in range(4))
+        shown = tables.faults(
+            error.faults,
+            f"{number:,} {'fault' if number == 1 else 'faults'}, nothing was imported.",
+            f"Seen in {where}.",
+        )
+        return shown, *[gr.skip()] * EVERYTHING
     return _imported(made), *overview(studio, made.name)
 
 
@@ -109,15 +126,16 @@ def _imported(made: Dataset) -> Html:
     return tag("div", "Imported ", tag("b", made.name), f": {counts}.", class_="w-banner good")
 
 
-def load_demo(studio: Studio, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+def load_demo(studio: Studio, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
     """Paint and import the demo, and queue its recipes."""
     made = actions.load_demo(studio, lambda done, total: progress((done, total), desc="Painting scenes"))
     return overview(studio, made.name)
 
 
-def picked(studio: Studio, event: gr.EventData) -> str:
-    """The name of the data set whose row was chosen."""
-    return studio.store.datasets.get(int(event._data["id"])).name
+def picked(studio: Studio, event: gr.EventData) -> tuple[Any, ...]:
+    """The data set whose row was chosen."""
+    name = studio.store.datasets.get(int(event._data["id"])).name
+    return name, *described(studio, name)
 
 
 def described(studio: Studio, dataset: str | None) -> tuple[Any, ...]:
@@ -127,7 +145,7 @@ def described(studio: Studio, dataset: str | None) -> tuple[Any, ...]:
     names = [category.name for category in studio.store.datasets.categories(found.id)] if found else []
     choices = (gr.Dropdown(choices=[ALL, *splits], value=ALL), gr.Dropdown(choices=[ALL, *names], value=ALL))
     left_out = _quarantine(studio, found) if found else ""
-    return *choices, left_out, counted(studio, dataset, ALL), *first_page(studio, dataset, ALL, ALL)
+    return *choices, left_out, *counted(studio, dataset, ALL), *first_page(studio, dataset, ALL, ALL)
 
 
 def _quarantine(studio: Studio, dataset: Dataset) -> Html:
@@ -137,14 +155,14 @@ def _quarantine(studio: Studio, dataset: Dataset) -> Html:
     return tables.faults(faults, f"{len(faults):,} items were left out", "when the data set was imported.")
 
 
-def counted(studio: Studio, dataset: str | None, split: str) -> Html | str:
-    """How many boxes of each class, as a plot and a table."""
+def counted(studio: Studio, dataset: str | None, split: str) -> tuple[Html | str, Html | str]:
+    """How many boxes of each class, as a plot and as a table."""
     if not dataset:
-        return ""
+        return "", ""
     found = studio.store.datasets.get(dataset)
     known = splits_of(studio, found)
     histogram = studio.store.datasets.class_histogram(found.id, split if split in known else None)
-    return join(plots.histogram("Boxes per class", tables.bars(histogram)), tables.classes(histogram))
+    return plots.histogram("Boxes per class", tables.bars(histogram)), tables.classes(histogram)
 
 
 def splits_of(studio: Studio, dataset: Dataset) -> list[str]:
@@ -155,12 +173,16 @@ def first_page(studio: Studio, dataset: str | None, split: str, category: str) -
     return _images(studio, dataset, split, category, [0])
 
 
-def turned(studio: Studio, dataset: str | None, split: str, category: str, event: gr.EventData) -> tuple[Html | str, Html | str]:
+def turned(
+    studio: Studio, dataset: str | None, split: str, category: str, event: gr.EventData
+) -> tuple[Html | str, Html | str]:
     """The page that the pressed button leads to."""
     return _images(studio, dataset, split, category, [int(part) for part in event._data["trail"].split(",")])
 
 
-def _images(studio: Studio, dataset: str | None, split: str, category: str, trail: list[int]) -> tuple[Html | str, Html | str]:
+def _images(
+    studio: Studio, dataset: str | None, split: str, category: str, trail: list[int]
+) -> tuple[Html | str, Html | str]:
     """A page of thumbnails, and the first of them in full."""
     if not dataset:
         return "", ""
@@ -169,7 +191,9 @@ def _images(studio: Studio, dataset: str | None, split: str, category: str, trai
     wanted = {"split": split if split in splits_of(studio, found) else None, "category_id": _key(names, category)}
     images = store.images(found.id, **wanted, after=trail[-1], limit=PAGE + 1)
     if not images:
-        return empty("No images here", "No image of this data set fits both filters; choose another split or class."), ""
+        return empty(
+            "No images here", "No image of this data set fits both filters; choose another split or class."
+        ), ""
     shown = images[:PAGE]
     ids = [image.id for image in shown]
     page = pictures.grid(shown, store.boxes_of(ids), store.phrases_of(ids), names, trail=trail, more=len(images) > PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gradio as gr
@@ -21,13 +22,23 @@ AMOUNT = 100
 
 def page(studio: Studio) -> None:
     """A form and what the recipe says at the top; below them the run that was started last."""
-    heading("Generate", "A recipe makes candidates: texts that are almost true, images with new instances. Nothing is used until it is accepted.")
+    heading(
+        "Generate",
+        "A recipe makes candidates: texts that are almost true, images with new instances. Nothing is used until it is accepted.",
+    )
     known, known_packs = recipes(), packs()
     with gr.Row():
         with gr.Column(scale=5):
             dataset = gr.Dropdown(label="Data set", choices=[], interactive=True)
-            recipe = gr.Dropdown([(r.title, r.name) for r in known], value=known[0].name, label="Recipe", interactive=True)
-            pack = gr.Dropdown([(p.title, p.name) for p in known_packs], value=known_packs[0].name, label="Model pack", interactive=True)
+            recipe = gr.Dropdown(
+                [(r.title, r.name) for r in known], value=known[0].name, label="Recipe", interactive=True
+            )
+            pack = gr.Dropdown(
+                [(p.title, p.name) for p in known_packs],
+                value=known_packs[0].name,
+                label="Model pack",
+                interactive=True,
+            )
             with gr.Row():
                 amount = gr.Number(AMOUNT, label="Targets (0: all)", precision=0, minimum=0, min_width=120)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120)
@@ -64,19 +75,31 @@ def described(studio: Studio, recipe: str, pack: str) -> tuple[Html, str]:
     return tables.recipe(chosen, load_pack(pack)), chosen.text
 
 
-def start_preview(studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int) -> tuple[int, Html, Any]:
+def start_preview(
+    studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int
+) -> tuple[int, Html, Any]:
     """Make the first few candidates of what the form says."""
     return _start(studio, dataset, recipe, pack, None, seed, preview=True)
 
 
-def start_all(studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int) -> tuple[int, Html, Any]:
+def start_all(
+    studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int
+) -> tuple[int, Html, Any]:
     """Queue everything that the form says."""
     return _start(studio, dataset, recipe, pack, int(amount or 0) or None, seed, preview=False)
 
 
-def _start(studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int | None, seed: int, *, preview: bool) -> tuple[int, Html, Any]:
+def _start(
+    studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int | None, seed: int, *, preview: bool
+) -> tuple[int, Html, Any]:
     run = actions.start_recipe(
-        studio, dataset=required_dataset(dataset), recipe=recipe, pack=pack, amount=amount, seed=int(seed or 0), preview=preview
+        studio,
+        dataset=required_dataset(dataset),
+        recipe=recipe,
+        pack=pack,
+        amount=amount,
+        seed=int(seed or 0),
+        preview=preview,
     )
     return run.id, *watch(studio, run.id)
 
@@ -89,12 +112,15 @@ def watch(studio: Studio, run_id: int | None) -> tuple[Html | str, Any]:
     stages = [run, *studio.store.ledger.followers(run.id)]
     over = all(one.state.ended for one in stages)
     waiting = not over and not actions.has_worker(studio)
-    banner = tables.presence(studio.store.ledger.workers(), 1, actions.now()) if waiting else None
+    banner = tables.presence(studio.store.ledger.workers(), 1, time.time()) if waiting else None
     return join(banner, _stages(run, stages), _candidates(studio, run)), gr.Timer(active=not over)
 
 
 def _stages(run: Run, stages: list[Run]) -> Html:
-    rows = [(one.title, tables.state(one), tables.bar(one), f"{one.done:,} / {one.total:,}", one.error or "") for one in stages]
+    rows = [
+        (one.title, tables.state(one), tables.bar(one), f"{one.done:,} / {one.total:,}", one.error or "")
+        for one in stages
+    ]
     links = tag(
         "p",
         tag("a", "Review its candidates", href=f"/review?dataset={run.dataset_id}&run={run.id}"),
@@ -109,6 +135,10 @@ def _candidates(studio: Studio, run: Run) -> Html | None:
     ids = studio.store.review.candidate_ids(run.id)[: 2 * PREVIEW]
     if not ids:
         failed = run.kind is RunKind.GENERATE and run.state.ended
-        return empty("The run made no candidate", f"The log of run {run.id} on the Jobs page says why.") if failed else None
+        return (
+            empty("The run made no candidate", f"The log of run {run.id} on the Jobs page says why.")
+            if failed
+            else None
+        )
     cards = views.cards(studio.store, studio.store.review.candidates(ids))
     return section("First candidates", tag("div", [tables.candidate(card) for card in cards], class_="w-cards"))

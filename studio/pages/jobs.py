@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import gradio as gr
@@ -18,26 +19,43 @@ title, path = "Jobs", "jobs"
 RUNS = 60
 LOG_LINES = 200
 BUSY, IDLE = 1.5, 6.0  # seconds between two looks
-NEXT_PAGE = {RunKind.GENERATE: "/review?dataset={dataset}&run={run}", RunKind.TRAIN: "/train?run={run}", RunKind.EVALUATE: "/compare?runs={run}"}
-NEXT_WORD = {RunKind.GENERATE: "Review its candidates", RunKind.TRAIN: "Watch it on Train", RunKind.EVALUATE: "See it on Compare"}
+NEXT_PAGE = {
+    RunKind.GENERATE: "/review?dataset={dataset}&run={run}",
+    RunKind.TRAIN: "/train?run={run}",
+    RunKind.EVALUATE: "/compare?runs={run}",
+}
+NEXT_WORD = {
+    RunKind.GENERATE: "Review its candidates",
+    RunKind.TRAIN: "Watch it on Train",
+    RunKind.EVALUATE: "See it on Compare",
+}
 
 
 def page(studio: Studio) -> None:
     """All runs, newest first; the chosen one with its shards, log and buttons below."""
-    heading("Jobs", "Everything that was started here, newest first. A run survives a restart: it goes on where it was.")
+    heading(
+        "Jobs", "Everything that was started here, newest first. A run survives a restart: it goes on where it was."
+    )
     presence = html()
     listing = grid("Runs", max_height=330)
     chosen = gr.Number(visible=False, precision=0)
-    with gr.Row() as controls:
-        about = html(scale=4)
-        buttons = {verb: gr.Button(verb.capitalize(), size="md", min_width=86) for verb in ("pause", "resume", "cancel", "retry")}
-    detail, log = html(), html(autoscroll=True)
+    with gr.Row(elem_classes="w-line") as controls:
+        with gr.Column(scale=9):
+            about = html()
+        buttons = {
+            verb: gr.Button(verb.capitalize(), scale=1, min_width=86) for verb in ("pause", "resume", "cancel", "retry")
+        }
+    with gr.Row():
+        with gr.Column(scale=8):
+            detail = html()
+        with gr.Column(scale=4, min_width=320):
+            started = html()
     timer = gr.Timer(BUSY)
 
     def do(action: Any) -> Any:
         return bound(studio, action)
 
-    shown = [presence, listing, controls, about, *buttons.values(), detail, log, timer]
+    shown = [presence, listing, controls, about, *buttons.values(), detail, started, timer]
     for verb, button in buttons.items():
         button.click(do(ACTS[verb]), [chosen], shown, **LOUD)
     listing.pick(do(picked), None, [chosen, *shown], **QUIET)
@@ -62,13 +80,21 @@ def refresh(studio: Studio, chosen: int | None) -> tuple[Any, ...]:
     runs = studio.store.ledger.runs(limit=RUNS)
     waiting = sum(run.state is State.QUEUED for run in runs)
     moving = any(not run.state.ended for run in runs)
-    presence = tables.presence(studio.store.ledger.workers(), waiting, actions.now())
+    presence = tables.presence(studio.store.ledger.workers(), waiting, time.time())
     timer = gr.Timer(BUSY if moving else IDLE)
     if not runs:
         nothing = empty("Nothing was started yet", "Choose a recipe on Generate, or train on a snapshot on Train.")
         return presence, nothing, gr.Row(visible=False), "", *[gr.Button()] * len(ACTS), "", "", timer
     run = studio.store.ledger.run(int(chosen or runs[0].id))
-    return presence, tables.runs(runs, actions.now(), run.id), gr.Row(visible=True), _about(run), *_buttons(run), *_detail(studio, run), timer
+    return (
+        presence,
+        tables.runs(runs, time.time(), run.id),
+        gr.Row(visible=True),
+        _about(run),
+        *_buttons(run),
+        *_detail(studio, run),
+        timer,
+    )
 
 
 def _about(run: Run) -> Html:
@@ -96,9 +122,11 @@ def _detail(studio: Studio, run: Run) -> tuple[Html, Html]:
     shards = ledger.shards(run.id)
     error = tag("div", run.error, class_="w-banner bad") if run.error else None
     dataset = next((one.name for one in studio.store.datasets.list() if one.id == run.dataset_id), "")
-    parts = section("Shards", tables.shards(shards)) if len(shards) > 1 or any(shard.error for shard in shards) else None
-    about = section("Started with", tables.settings(run, dataset))
-    return join(error, about, parts), section("Log", tables.log(_tail(studio, run.id)))
+    parts = (
+        section("Shards", tables.shards(shards)) if len(shards) > 1 or any(shard.error for shard in shards) else None
+    )
+    log = section("Log", tables.log(_tail(studio, run.id)))
+    return join(error, parts, log), section("Started with", tables.settings(run, dataset))
 
 
 def _tail(studio: Studio, run_id: int) -> list[LogLine]:

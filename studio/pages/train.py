@@ -3,180 +3,266 @@
 from __future__ import annotations
 
 import time
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from db.errors import WinnowError
 from db.formats import FORMATS
 from db.queries import Queue
 from db.records import Run, RunKind, State
-from engine.presets import PRESETS
-from studio import actions
+from engine.presets import PRESETS, TrainOptions
+from studio import actions, plots, tables
 from studio.context import Studio
-from studio.pages.common import LOUD, QUIET, empty, heading, on_load, progress_bar, state, table, told
+from studio.markup import Html, empty, join, section, tag
+from studio.pages.common import (
+    LOUD,
+    QUIET,
+    asked,
+    asked_number,
+    bound,
+    dataset_choice,
+    heading,
+    html,
+    on_load,
+    required_dataset,
+)
 
 title, path = "Train", "train"
 LOSSES = ("loss", "loss_cls", "loss_bbox", "loss_centerness")
-POINTS = 300  # of a curve; more cannot be seen
+QUALITY = ("mAP", "AP50")
+FIRST = next(iter(PRESETS.values()))
+NARROW = 400  # pixels that a plot has here
+SIMPLE = ("iterations", "batch_size")  # the options everybody wants to see
+RUNS = 100  # trainings to choose from
+LOOK = 2.0  # seconds between two looks at a running training
 
 
 def page(studio: Studio) -> None:
-    heading("Train", "Freeze what you have, train a detector on it, see what it finds on images it never saw.")
+    """The four steps at the left, the training they lead to at the right."""
+    heading("Train", "Freeze what you have, train a detector on it, and see what it finds on images it never saw.")
     with gr.Row():
-        with gr.Column():
-            gr.Markdown("### 1. Freeze a snapshot")
-            dataset = gr.Dropdown(label="Data set", choices=[], interactive=True)
-            accepted = gr.Checkbox(True, label="With the accepted candidates")
-            counts = gr.HTML()
+        with gr.Column(scale=4, min_width=380):
+            with gr.Accordion("1. Freeze a snapshot"):
+                dataset = gr.Dropdown(label="Data set", choices=[], interactive=True)
+                accepted = gr.Checkbox(True, label="With the accepted candidates")
+                counts = html()
+                with gr.Row(elem_classes="w-line"):
+                    name = gr.Textbox(label="Name of the snapshot", placeholder="real+accepted", scale=3, min_width=140)
+                    freeze = gr.Button("Freeze", scale=1, min_width=90)
+                frozen = html()
+            with gr.Accordion("2. Train a detector on it"):
+                snapshot = gr.Dropdown(label="Snapshot", choices=[], interactive=True)
+                preset = gr.Dropdown(
+                    [(p.title, p.name) for p in PRESETS.values()], value=FIRST.name, label="Detector", interactive=True
+                )
+                summary = html(tables.preset(FIRST))
+                with gr.Row():
+                    options = {name: _field(name) for name in SIMPLE}
+                    seed = gr.Number(0, label="seed", precision=0, minimum=0, min_width=80)
+                with gr.Accordion("More options", open=False):
+                    options |= {name: _field(name) for name in TrainOptions.model_fields if name not in SIMPLE}
+                launch = gr.Button("Train", variant="primary")
+            with gr.Accordion("3. Evaluate it on images it never saw", open=False):
+                judge = gr.Dropdown(label="Snapshot", choices=[], interactive=True)
+                with gr.Row(elem_classes="w-line"):
+                    split = gr.Dropdown(label="Split", choices=[], interactive=True, scale=3, min_width=140)
+                    evaluate = gr.Button("Evaluate", scale=1, min_width=90)
+                evaluated = html()
+            with gr.Accordion("4. Export the snapshot", open=False):
+                folder = gr.Textbox(label="New folder on this machine", placeholder="/data/exported")
+                with gr.Row(elem_classes="w-line"):
+                    format = gr.Dropdown(list(FORMATS), value="coco", label="Format", scale=3, min_width=140)
+                    export = gr.Button("Export", scale=1, min_width=90)
+                exported = html()
+        with gr.Column(scale=8):
+            with gr.Row(elem_classes="w-line"):
+                run = gr.Dropdown(label="Training", choices=[], interactive=True, scale=6)
+                stop = gr.Button("Stop", scale=1, min_width=90)
+                resume = gr.Button("Resume", scale=1, min_width=90)
+            status = html()
             with gr.Row():
-                name = gr.Textbox(label="Name", placeholder="real+accepted", scale=2)
-                freeze = gr.Button("Freeze")
-        with gr.Column():
-            gr.Markdown("### 2. Train")
-            snapshot = gr.Dropdown(label="Snapshot", choices=[], interactive=True)
-            preset = gr.Dropdown([(p.title, p.name) for p in PRESETS.values()], value="tiny_atss", label="Detector preset", interactive=True)
-            with gr.Row():
-                iterations = gr.Number(PRESETS["tiny_atss"].defaults.iterations, label="Steps", precision=0, minimum=1)
-                batch = gr.Number(PRESETS["tiny_atss"].defaults.batch_size, label="Images a step", precision=0, minimum=1)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            launch = gr.Button("Train", variant="primary")
-    gr.Markdown("### 3. Watch")
-    with gr.Row():
-        run = gr.Dropdown(label="Training", choices=[], interactive=True, scale=3)
-        stop = gr.Button("Stop", size="sm")
-        resume = gr.Button("Resume", size="sm")
-    status = gr.HTML()
-    with gr.Row():
-        losses = gr.LinePlot(x="step", y="value", color="curve", title="Loss", height=260)
-        scores = gr.LinePlot(x="step", y="value", color="curve", title="AP on the validation images", height=260, y_lim=[0, 1])
-    result = gr.HTML()
-    with gr.Accordion("Evaluate on a split, or export a snapshot", open=False):
-        with gr.Row():
-            split = gr.Textbox("test", label="Split of the snapshot above")
-            evaluate = gr.Button("Evaluate the training above")
-        with gr.Row():
-            folder = gr.Textbox(label="New folder on this machine", placeholder="/data/exported")
-            format = gr.Dropdown(list(FORMATS), value="coco", label="Format")
-            export = gr.Button("Export the snapshot above")
-        said = gr.HTML()
-    timer = gr.Timer(2.0)
+                losses, quality = html(), html()
+            result = html()
+    timer = gr.Timer(LOOK, active=False)
 
-    def opened() -> tuple[Any, Any, Any]:
-        known = [d.name for d in studio.store.datasets.list()]
-        return gr.Dropdown(choices=known, value=known[-1] if known else None), _snapshots(studio), _runs(studio)
+    def do(action: Any) -> Any:
+        return bound(studio, action)
 
-    def do_freeze(dataset: str | None, accepted: bool, name: str) -> tuple[Any, str]:
-        if not dataset:
-            raise WinnowError("There is no data set yet. Import one, or load the demo, on the Datasets page.")
-        made = actions.freeze(studio, dataset=dataset, name=name, accepted=accepted)
-        shown = ", ".join(f"{count} {what}" for what, count in made.counts.items())
-        return _snapshots(studio, made.id), f"<p>Frozen <b>{escape(made.name)}</b>: {shown}. sha256 {made.digest[:12]}</p>"
+    watched = [status, losses, quality, result, stop, resume, timer]
+    for change in (dataset.change, accepted.change):
+        change(do(counted), [dataset, accepted], [counts], **QUIET)
+    freeze.click(do(freeze_one), [dataset, accepted, name], [snapshot, judge, frozen], **LOUD)
+    preset.change(do(described), [preset], [summary, *options.values()], **QUIET)
+    launch.click(do(start), [snapshot, preset, seed, *options.values()], [run], **LOUD)
+    stop.click(do(pause_one), [run], watched, **LOUD)
+    resume.click(do(resume_one), [run], watched, **LOUD)
+    run.change(do(watch), [run], watched, **QUIET)
+    timer.tick(do(watch), [run], watched, **QUIET)
+    judge.change(do(splits), [judge], [split], **QUIET)
+    evaluate.click(do(evaluate_one), [run, judge, split], [evaluated], **LOUD)
+    export.click(do(export_one), [snapshot, folder, format], [exported], **LOUD)
+    on_load(studio, opened, [dataset, snapshot, judge, run, *watched])
 
-    def do_train(snapshot: int | None, preset: str, iterations: int, batch: int, seed: int) -> Any:
-        if not snapshot:
-            raise WinnowError("Freeze a snapshot first: it is what a training works on.")
-        options = {"iterations": int(iterations), "batch_size": int(batch)}
-        made = actions.start_training(studio, snapshot=int(snapshot), preset=preset, options=options, seed=int(seed))
-        return _runs(studio, made.id)
 
-    def do_evaluate(run: int | None, snapshot: int | None, split: str) -> str:
-        if not run or not snapshot:
-            raise WinnowError("Choose a finished training and a snapshot above.")
-        made = actions.start_evaluation(studio, train_run=int(run), snapshot=int(snapshot), split=split.strip())
-        return f"<p>Run {made.id} evaluates it; <a href='/compare'>Compare</a> will show it.</p>"
+def _field(name: str) -> gr.components.Component:
+    """The field of a training option; its help is the description of the option."""
+    value = getattr(FIRST.defaults, name)
+    label = TrainOptions.model_fields[name].description or name
+    if isinstance(value, tuple):
+        return gr.Textbox(_shown(value), label=label, min_width=160)
+    return gr.Number(value, label=label, precision=0 if isinstance(value, int) else None, min_width=100)
 
-    def do_export(snapshot: int | None, folder: str, format: str) -> str:
-        if not snapshot or not folder.strip():
-            raise WinnowError("Choose a snapshot above and name a new folder.")
-        lost = actions.export(studio, snapshot=int(snapshot), folder=Path(folder.strip()), format=format)
-        told_of = "".join(f"<li>not held by {format}: {escape(loss)}</li>" for loss in lost)
-        return f"<p>Written to {escape(folder)}.</p><ul>{told_of}</ul>"
 
-    def watch(run: int | None) -> tuple[str, pd.DataFrame, pd.DataFrame, str]:
-        return _watched(studio, int(run) if run else None)
+def _shown(value: Any) -> Any:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) else value
 
-    def wish(verb: str, run: int | None) -> tuple[str, pd.DataFrame, pd.DataFrame, str]:
-        if run:
-            getattr(actions, verb)(studio, int(run))
-        return watch(run)
 
-    watched = [status, losses, scores, result]
-    for trigger in (dataset.change, accepted.change):
-        trigger(lambda d, a: _counts(studio, d, a), [dataset, accepted], [counts], **QUIET)
-    freeze.click(told(do_freeze), [dataset, accepted, name], [snapshot, said], **LOUD)
-    launch.click(told(do_train), [snapshot, preset, iterations, batch, seed], [run], **LOUD)
-    evaluate.click(told(do_evaluate), [run, snapshot, split], [said], **LOUD)
-    export.click(told(do_export), [snapshot, folder, format], [said], **LOUD)
-    stop.click(told(lambda run: wish("pause", run)), [run], watched, **LOUD)
-    resume.click(told(lambda run: wish("resume", run)), [run], watched, **LOUD)
-    run.change(watch, [run], watched, **QUIET)
-    timer.tick(watch, [run], watched, **QUIET)
-    on_load(opened, [dataset, snapshot, run])
+def _read(name: str, value: Any) -> Any:
+    """What a field says, as the options want it; the options themselves judge it."""
+    return str(value).lower().replace("x", " ").split() if isinstance(getattr(FIRST.defaults, name), tuple) else value
+
+
+def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
+    """The page as it is opened, on the data set and the training named in the address (`?dataset=`, `?run=`)."""
+    run_id = _chosen(studio.store.ledger.runs(kind=RunKind.TRAIN, limit=RUNS), asked_number(request, "run"))
+    lists = (_snapshots(studio), _snapshots(studio), _runs(studio, run_id))
+    return dataset_choice(studio, asked(request, "dataset")), *lists, *watch(studio, run_id)
 
 
 def _snapshots(studio: Studio, chosen: int | None = None) -> Any:
     found = studio.store.snapshots.list()
-    choices = [(f"{s.name}: {s.counts['images']} images, {s.counts['synthetic']} of them generated", s.id) for s in found]
+    choices = [(tables.snapshot(one), one.id) for one in found]
     return gr.Dropdown(choices=choices, value=chosen or (found[0].id if found else None))
 
 
-def _runs(studio: Studio, chosen: int | None = None) -> Any:
-    found = studio.store.ledger.runs(kind=RunKind.TRAIN, limit=100)
-    choices = [(f"{run.id}: {run.title}, seed {run.seed}", run.id) for run in found]
-    return gr.Dropdown(choices=choices, value=chosen or (found[0].id if found else None))
+def _runs(studio: Studio, wanted: int | None = None) -> Any:
+    found = studio.store.ledger.runs(kind=RunKind.TRAIN, limit=RUNS)
+    choices = [(f"run {run.id}: {run.title}, seed {run.seed}", run.id) for run in found]
+    return gr.Dropdown(choices=choices, value=_chosen(found, wanted))
 
 
-def _counts(studio: Studio, dataset: str | None, accepted: bool) -> str:
+def _chosen(found: Sequence[Run], wanted: int | None) -> int | None:
+    ids = [run.id for run in found]
+    return wanted if wanted in ids else ids[0] if ids else None
+
+
+def counted(studio: Studio, dataset: str | None, accepted: bool) -> Html:
     """What would be frozen, before it is."""
     if not dataset:
-        return empty("No data set yet.")
+        return empty("No data set yet", "Import one, or load the demo, on the Datasets page.")
     found = studio.store.datasets.get(dataset)
-    real = f"{found.images} real images with {found.boxes} boxes"
-    if not accepted:
-        return f"<p>{real}.</p>"
-    tally = studio.store.review.counts(Queue(dataset_id=found.id), studio.store.review.policies(found.id))
-    people = ", ".join(f"{count} {what}" for what, count in tally["human"].items()) or "none"
-    return f"<p>{real}, and {tally['effective'].get('accept', 0)} accepted candidates (people: {people}; the rest by policy).</p>"
+    counts = studio.store.review.counts(Queue(dataset_id=found.id), studio.store.review.policies(found.id))
+    return tables.tally(found, counts, accepted)
 
 
-def _watched(studio: Studio, run_id: int | None) -> tuple[str, pd.DataFrame, pd.DataFrame, str]:
-    if run_id is None:
-        blank = pd.DataFrame({"step": [], "value": [], "curve": []})
-        return empty("No training yet. Freeze a snapshot and press Train."), blank, blank, ""
-    run = studio.store.ledger.run(run_id)
-    return _status(studio, run), _curves(studio, run_id, LOSSES), _curves(studio, run_id, ("mAP", "AP50")), _result(run)
+def freeze_one(studio: Studio, dataset: str | None, accepted: bool, name: str) -> tuple[Any, Any, Html]:
+    made = actions.freeze(studio, dataset=required_dataset(dataset), name=name, accepted=accepted)
+    return _snapshots(studio, made.id), _snapshots(studio, made.id), tables.frozen(made)
 
 
-def _status(studio: Studio, run: Run) -> str:
-    latest = {metric.name: metric.value for metric in studio.store.ledger.metrics(run.id, ("images_per_s", "lr"))}
-    speed = f"{latest['images_per_s']:.1f} images/s" if "images_per_s" in latest else ""
-    return table(("State", "", "Steps", "Speed", "Left"), [(state(run), progress_bar(run), f"{run.done} / {run.total}", speed, _left(run, studio))])
+def described(studio: Studio, preset: str) -> list[Any]:
+    """What a detector is, and its own values for the options."""
+    chosen = PRESETS[preset]
+    names = [*SIMPLE, *(name for name in TrainOptions.model_fields if name not in SIMPLE)]
+    return [tables.preset(chosen), *(_shown(getattr(chosen.defaults, name)) for name in names)]
 
 
-def _left(run: Run, studio: Studio) -> str:
-    if run.state is State.QUEUED:
-        return "waiting for its turn" if actions.has_worker(studio) else "waiting for a worker: `winnow worker`"
-    if run.state is not State.RUNNING or not run.done or run.started_at is None:
-        return run.error or ""
-    seconds = (time.time() - run.started_at) / run.done * (run.total - run.done)
-    return f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"
+def start(studio: Studio, snapshot: int | None, preset: str, seed: int, *values: Any) -> Any:
+    names = [*SIMPLE, *(name for name in TrainOptions.model_fields if name not in SIMPLE)]
+    options = {name: _read(name, value) for name, value in zip(names, values, strict=True)}
+    made = actions.start_training(
+        studio, snapshot=_required(snapshot), preset=preset, options=options, seed=int(seed or 0)
+    )
+    return _runs(studio, made.id)
 
 
-def _curves(studio: Studio, run_id: int, names: tuple[str, ...]) -> pd.DataFrame:
-    points = studio.store.ledger.metrics(run_id, names)
-    thinned = points[:: max(1, len(points) // (POINTS * len(names)))]
-    rows = [{"step": p.step, "value": p.value, "curve": p.name} for p in thinned]
-    return pd.DataFrame(rows, columns=["step", "value", "curve"])
+def _required(snapshot: int | None) -> int:
+    if not snapshot:
+        raise WinnowError("Freeze a snapshot first: it is what a training works on, and it never changes.")
+    return int(snapshot)
 
 
-def _result(run: Run) -> str:
+def watch(studio: Studio, run_id: int | None) -> tuple[Any, ...]:
+    """A training as far as it is; the timer goes on while it has not ended."""
+    if not run_id:
+        nothing = empty("No training yet", "Freeze a snapshot and press Train.")
+        return nothing, "", "", "", *_buttons(None), gr.Timer(active=False)
+    run = studio.store.ledger.run(int(run_id))
+    waiting = run.state is State.QUEUED
+    banner = tables.presence(studio.store.ledger.workers(), 1, time.time()) if waiting else None
+    curves = _curves(studio, run.id)
+    status = join(banner, tables.training(run, {name: curve[-1][1] for name, curve in curves.items()}, time.time()))
+    return status, *_plots(run, curves), _result(run), *_buttons(run), gr.Timer(active=not run.state.ended)
+
+
+def _curves(studio: Studio, run_id: int) -> dict[str, list[tuple[float, float]]]:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point in studio.store.ledger.metrics(run_id):
+        curves.setdefault(point.name, []).append((point.step, point.value))
+    return curves
+
+
+def _plots(run: Run, curves: dict[str, list[tuple[float, float]]]) -> tuple[Html, Html]:
+    losses = {name: curves[name] for name in LOSSES if name in curves}
+    quality = {name: curves[name] for name in QUALITY if name in curves}
+    return (
+        plots.lines("Loss", losses, smooth=True, x_end=run.total, width=NARROW),
+        plots.lines("AP on the validation images", quality, y_range=(0.0, 1.0), x_end=run.total, width=NARROW),
+    )
+
+
+def _result(run: Run) -> Html | str:
     if "mAP" not in run.result:
         return ""
-    result = run.result
-    whole = table(("mAP", "AP50", "AP75", "small", "medium", "large"), [[result[k] for k in ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l")]])
-    classes = sorted(result["per_class"].items(), key=lambda entry: -entry[1])
-    return f"<h3>On the validation images</h3>{whole}<h3>AP by class</h3>" + table(("Class", "AP"), classes)
+    compare = tag("p", tag("a", "Compare it with others", href=f"/compare?runs={run.id}"))
+    return section("On the validation images", tables.result(run), compare)
+
+
+def _buttons(run: Run | None) -> tuple[Any, Any]:
+    paused = run is not None and run.pause_requested
+    going = run is not None and not run.state.ended
+    return gr.Button(interactive=going and not paused), gr.Button(interactive=going and paused)
+
+
+def pause_one(studio: Studio, run_id: int | None) -> tuple[Any, ...]:
+    return _wish(studio, actions.pause, run_id)
+
+
+def resume_one(studio: Studio, run_id: int | None) -> tuple[Any, ...]:
+    return _wish(studio, actions.resume, run_id)
+
+
+def _wish(studio: Studio, wish: Callable[[Studio, int], None], run_id: int | None) -> tuple[Any, ...]:
+    if not run_id:
+        raise WinnowError("Choose a training first.")
+    wish(studio, int(run_id))
+    return watch(studio, run_id)
+
+
+def splits(studio: Studio, snapshot: int | None) -> Any:
+    """The splits that a detector can be judged on; test is the natural one."""
+    if not snapshot:
+        return gr.Dropdown(choices=[], value=None)
+    dataset_id = studio.store.snapshots.get(int(snapshot)).dataset_id
+    known = [split for split in studio.store.datasets.splits(dataset_id) if split]
+    return gr.Dropdown(choices=known, value="test" if "test" in known else known[-1] if known else None)
+
+
+def evaluate_one(studio: Studio, run_id: int | None, snapshot: int | None, split: str | None) -> Html:
+    if not run_id or not snapshot or not split:
+        raise WinnowError("Choose a finished training in step 3, and a snapshot and one of its splits here.")
+    made = actions.start_evaluation(studio, train_run=int(run_id), snapshot=int(snapshot), split=split)
+    link = tag("a", "Compare will show it", href=f"/compare?runs={made.id}")
+    return tag("div", f"Run {made.id} evaluates it. ", link, " when it is done.", class_="w-banner good")
+
+
+def export_one(studio: Studio, snapshot: int | None, folder: str, format: str) -> Html:
+    if not folder.strip():
+        raise WinnowError("Name a new folder on this machine, such as /data/exported.")
+    where = Path(folder.strip()).expanduser()
+    return tables.losses(
+        where, actions.export(studio, snapshot=_required(snapshot), folder=where, format=format), format
+    )

@@ -121,6 +121,7 @@ class Review {
       this.help,
     );
     place.replaceChildren(this.root);
+    place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
     this.fit();
   }
 
@@ -196,7 +197,6 @@ class Review {
     const [history] = await Promise.all([get("/api/review/history", scope), this.deck.fill(), this.count()]);
     this.mine = history.reverse().map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) }));
     this.redoable = [];
-    this.showRecent();
     this.show();
   }
 
@@ -244,7 +244,6 @@ class Review {
     this.give(item, decision, reason);
     this.deck.advance();
     this.show();
-    this.readOn();
   }
 
   give(item, decision, reason) {
@@ -253,7 +252,6 @@ class Review {
     this.mine.push(op);
     this.times.push(performance.now());
     this.change(item, decision);
-    this.showRecent();
     this.say(`${WORDS[decision]}${reason ? `, ${reason}` : ""}, candidate ${op.id}`);
   }
 
@@ -265,7 +263,6 @@ class Review {
     this.change(item, op.before ?? this.mine.findLast((other) => other.id === op.id)?.decision ?? null);
     this.redoable.push(op);
     this.times.pop();
-    this.showRecent();
     this.say(`Took back: ${WORDS[op.decision]}, candidate ${op.id}`);
     this.show();
   }
@@ -315,14 +312,12 @@ class Review {
   look(step) {
     if (!this.deck?.look(step)) return this.say(step < 0 ? "This is the first one." : "This is the last one at hand.");
     this.show();
-    this.readOn();
   }
 
   toOpen() {
     if (!this.deck) return;
     this.deck.advance();
     this.show();
-    this.readOn();
   }
 
   peek(on) {
@@ -349,11 +344,19 @@ class Review {
 
   show() {
     const item = this.deck.current;
+    afterPaint(() => this.showRest());
     if (!item) return this.deck.ended ? this.showEnd() : void (this.root.dataset.state = "loading");
     const pictures = this.deck.pictured(item.card);
-    this.deck.prepare();
     this.draw(item, pictures);
     pictures.ready.then(() => this.settle(item, pictures));
+  }
+
+  // What nobody waits for, kept out of the time from key to picture.
+  showRest() {
+    this.deck.prepare();
+    this.showProgress();
+    this.showRecent();
+    this.readOn();
   }
 
   draw(item, pictures) {
@@ -363,7 +366,6 @@ class Review {
     this.question.replaceChildren(el("b", {}, card.title), ` ${card.question}`, stamp(item.human));
     this.words.replaceChildren(...texts(card));
     this.side.firstChild.replaceChildren(...evidence(card));
-    this.showProgress();
     Object.assign(this.root.dataset, { state: "ready", id: card.id, human: item.human ?? "" });
   }
 
@@ -453,7 +455,6 @@ class Review {
     if (!total) this.showPanel("empty");
     else if (this.query.human !== "undecided") this.showPanel(this.deck.items.length ? "done" : "none");
     else this.showPanel("done", this.summary());
-    this.showProgress();
     const deck = this.deck;
     setTimeout(() => deck === this.deck && !deck.current && this.lookAgain(), LOOK_AGAIN);
   }
@@ -479,6 +480,10 @@ class Review {
     const button = el("button", { type: "button", class: "act accept", onclick: again }, "Try again");
     this.panel.replaceChildren(el("h2", {}, "This queue cannot be read"), el("p", {}, error.message), el("div", { class: "acts" }, button));
   }
+}
+
+function afterPaint(work) {
+  requestAnimationFrame(() => setTimeout(work));
 }
 
 function fillSelect(select, options, chosen) {

@@ -20,7 +20,7 @@ function frame(card, caption, layers, boxes) {
   fitted.style.setProperty("--ratio", width / height);
   if (caption) fitted.append(el("figcaption", {}, caption));
   if (pictures.length > 1) fitted.append(el("figcaption", { class: "peek" }, "Before"));
-  return el("figure", { class: "frame" }, el("div", { class: "room" }, fitted));
+  return el("figure", { class: `frame${pictures.length > 1 ? " double" : ""}` }, el("div", { class: "room" }, fitted));
 }
 
 function boxLayer(card, own, kind) {
