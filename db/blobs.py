@@ -28,7 +28,9 @@ class Blobs:
         """Where the blob lies. Raises WinnowError when it is not there or the digest is malformed."""
         target = self._place(digest)
         if not target.is_file():
-            raise WinnowError(f"The file of blob {digest[:12]} is missing from {self.folder}; restore it from a backup.")
+            raise WinnowError(
+                f"The file of blob {digest[:12]} is missing from {self.folder}; restore it from a backup."
+            )
         return target
 
     def get(self, digest: str) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from db import schema
-from db.bulk import batched, without_gc
 from db.blobs import Blobs
+from db.bulk import batched, without_gc
 from db.codec import pack, source_id_in, source_id_out, unpack
 from db.database import Database
 from db.document import Document
@@ -99,7 +99,9 @@ class Datasets:
     def splits(self, dataset_id: int) -> dict[str, int]:
         """Images by split, in the order in which the splits appear."""
         c = schema.image.c
-        query = select(c.split, func.count()).where(c.dataset_id == dataset_id).group_by(c.split).order_by(func.min(c.id))
+        query = (
+            select(c.split, func.count()).where(c.dataset_id == dataset_id).group_by(c.split).order_by(func.min(c.id))
+        )
         with self._db.read() as connection:
             return {split: count for split, count in connection.execute(query)}
 
@@ -107,7 +109,9 @@ class Datasets:
         """(category, boxes, images) for every category, most boxes first."""
         box, image = schema.box.c, schema.image.c
         query = select(box.category_id, func.count(), func.count(box.image_id.distinct()))
-        query = query.join_from(schema.image, schema.box, box.image_id == image.id).where(image.dataset_id == dataset_id)
+        query = query.join_from(schema.image, schema.box, box.image_id == image.id).where(
+            image.dataset_id == dataset_id
+        )
         if split is not None:
             query = query.where(image.split == split)
         with self._db.read() as connection:
@@ -116,7 +120,13 @@ class Datasets:
         return sorted(counted, key=lambda entry: -entry[1])
 
     def images(
-        self, dataset_id: int, *, split: str | None = None, category_id: int | None = None, after: int = 0, limit: int = 50
+        self,
+        dataset_id: int,
+        *,
+        split: str | None = None,
+        category_id: int | None = None,
+        after: int = 0,
+        limit: int = 50,
     ) -> builtins.list[Image]:
         """The next images by id; of a split, or with at least one box of a category."""
         c = schema.image.c
@@ -197,7 +207,11 @@ class Datasets:
     def _all_boxes(self, dataset_id: int) -> Iterator[Box]:
         """In file order, which is the order of ids; the ids of a data set lie between those of its first and last box."""
         c, image = schema.box.c, schema.image.c
-        own = select(func.min(c.id), func.max(c.id)).join(schema.image, image.id == c.image_id).where(image.dataset_id == dataset_id)
+        own = (
+            select(func.min(c.id), func.max(c.id))
+            .join(schema.image, image.id == c.image_id)
+            .where(image.dataset_id == dataset_id)
+        )
         with self._db.read() as connection:
             first, last = connection.execute(own).one()
         after = (first or 0) - 1
@@ -218,11 +232,27 @@ def _flat(groups: dict[int, list[Phrase]]) -> Iterator[Phrase]:
 
 
 def _insert(connection: Connection, document: Document, dataset_id: int, digests: dict[int, str]) -> dict[str, Any]:
-    placeholder = {"id": dataset_id, "name": f"importing {dataset_id}", "format": "", "created_at": 0.0, "images": 0, "boxes": 0, "phrases": 0}
+    placeholder = {
+        "id": dataset_id,
+        "name": f"importing {dataset_id}",
+        "format": "",
+        "created_at": 0.0,
+        "images": 0,
+        "boxes": 0,
+        "phrases": 0,
+    }
     connection.execute(schema.dataset.insert().values(placeholder))
-    first = {table.name: _next_id(connection, table) for table in (schema.image, schema.category, schema.box, schema.phrase)}
-    _many(connection, schema.category, (_category_row(item, first["category"], dataset_id) for item in document.categories))
-    images = _many(connection, schema.image, (_image_row(item, first["image"], dataset_id, digests) for item in document.images()))
+    first = {
+        table.name: _next_id(connection, table) for table in (schema.image, schema.category, schema.box, schema.phrase)
+    }
+    _many(
+        connection,
+        schema.category,
+        (_category_row(item, first["category"], dataset_id) for item in document.categories),
+    )
+    images = _many(
+        connection, schema.image, (_image_row(item, first["image"], dataset_id, digests) for item in document.images())
+    )
     with _indexes_later(connection, schema.box):
         boxes = _many(connection, schema.box, _box_rows(document.boxes(), first))
     phrases = _many(connection, schema.phrase, (_phrase_row(item, first) for item in document.phrases()))
@@ -263,7 +293,16 @@ def _category_row(item: Category, first: int, dataset_id: int) -> tuple[Any, ...
 
 def _image_row(item: Image, first: int, dataset_id: int, digests: dict[int, str]) -> tuple[Any, ...]:
     size = (item.width, item.height)
-    return (item.id + first, dataset_id, item.split, source_id_out(item.source_id), item.file_name, *size, digests.get(item.id), pack(item.extra))
+    return (
+        item.id + first,
+        dataset_id,
+        item.split,
+        source_id_out(item.source_id),
+        item.file_name,
+        *size,
+        digests.get(item.id),
+        pack(item.extra),
+    )
 
 
 def _box_rows(boxes: Iterable[Box], first: dict[str, int]) -> Iterator[tuple[Any, ...]]:
@@ -274,12 +313,35 @@ def _box_rows(boxes: Iterable[Box], first: dict[str, int]) -> Iterator[tuple[Any
         category = None if b.category_id is None else b.category_id + category0
         source = str(b.source_id) if type(b.source_id) is int else source_id_out(b.source_id)
         extra = pack(b.extra) if b.extra else None
-        yield (b.id + box0, b.image_id + image0, category, source, x1, y1, x2, y2, w, h, b.area, 1 if b.crowd else 0, b.segmentation, extra)
+        yield (
+            b.id + box0,
+            b.image_id + image0,
+            category,
+            source,
+            x1,
+            y1,
+            x2,
+            y2,
+            w,
+            h,
+            b.area,
+            1 if b.crowd else 0,
+            b.segmentation,
+            extra,
+        )
 
 
 def _phrase_row(item: Phrase, first: dict[str, int]) -> tuple[Any, ...]:
     parent = None if item.parent_id is None else item.parent_id + first["phrase"]
-    return (item.id + first["phrase"], item.image_id + first["image"], parent, item.text, item.holds, pack(item.spans), pack(item.extra))
+    return (
+        item.id + first["phrase"],
+        item.image_id + first["image"],
+        parent,
+        item.text,
+        item.holds,
+        pack(item.spans),
+        pack(item.extra),
+    )
 
 
 def _quarantine_rows(connection: Connection, faults: Sequence[Fault], dataset_id: int) -> Iterator[tuple[Any, ...]]:

@@ -28,7 +28,9 @@ def migrate(path: Path) -> None:
     if current == head:
         return
     if current and current not in {script.revision for script in scripts.walk_revisions()}:
-        raise WinnowError(f"{path} was written by a newer Winnow (schema {current}, this one knows {head}). Update Winnow.")
+        raise WinnowError(
+            f"{path} was written by a newer Winnow (schema {current}, this one knows {head}). Update Winnow."
+        )
     if current:
         _backup(path, path.with_name(f"{path.name}.before-{head}"))
     _upgrade(path)

@@ -46,7 +46,11 @@ class Queue(Record, frozen=True, kw_only=True):
 def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
     """The conditions of the queue; without the one on the human decision when `human` is False."""
     wanted: list[ColumnElement[bool]] = [true()]
-    for column, value in ((c.dataset_id, queue.dataset_id), (c.run_id, queue.run_id), (c.category_id, queue.category_id)):
+    for column, value in (
+        (c.dataset_id, queue.dataset_id),
+        (c.run_id, queue.run_id),
+        (c.category_id, queue.category_id),
+    ):
         if value is not None:
             wanted.append(column == value)
     if queue.kind is not None:
@@ -70,9 +74,15 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
         return _keyed(connection, base, (c.shuffle, c.id), cursor, limit)
     if order == "class":
         keyed = base.where(c.category_id.is_not(None))
-        return _keyed_then_rest(connection, keyed, (c.category_id, c.id), base.where(c.category_id.is_(None)), cursor, limit)
+        return _keyed_then_rest(
+            connection, keyed, (c.category_id, c.id), base.where(c.category_id.is_(None)), cursor, limit
+        )
     name, _, threshold = argument.partition(":")
-    scored = base.add_columns(s.value).join(schema.score, s.candidate_id == c.id).where(s.filter == name, s.value.is_not(None))
+    scored = (
+        base.add_columns(s.value)
+        .join(schema.score, s.candidate_id == c.id)
+        .where(s.filter == name, s.value.is_not(None))
+    )
     has_score = exists().where(s.candidate_id == c.id, s.filter == name, s.value.is_not(None))
     rest = base.add_columns(literal(None).label("value")).where(~has_score)
     if order == "score":
@@ -101,14 +111,24 @@ def _threshold(order: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise WinnowError(f"The order {order!r} names no threshold; expected uncertain:FILTER:THRESHOLD, such as uncertain:seam:3.")
+        raise WinnowError(
+            f"The order {order!r} names no threshold; expected uncertain:FILTER:THRESHOLD, such as uncertain:seam:3."
+        )
     return value
 
 
 Keys = tuple[ColumnElement[Any], ...]
 
 
-def _keyed(connection: Connection, query: Select[Any], keys: Keys, cursor: Sequence[Any], limit: int, *, descending: bool = False) -> Page:
+def _keyed(
+    connection: Connection,
+    query: Select[Any],
+    keys: Keys,
+    cursor: Sequence[Any],
+    limit: int,
+    *,
+    descending: bool = False,
+) -> Page:
     if cursor and len(cursor) != len(keys):
         raise _foreign(cursor)
     key, bound = tuple_(*keys), tuple_(*(literal(value) for value in cursor))
@@ -125,7 +145,14 @@ def _value(row: Row[Any], key: Any) -> Any:
 
 
 def _keyed_then_rest(
-    connection: Connection, keyed: Select[Any], keys: Keys, rest: Select[Any], cursor: Sequence[Any], limit: int, *, descending: bool = False
+    connection: Connection,
+    keyed: Select[Any],
+    keys: Keys,
+    rest: Select[Any],
+    cursor: Sequence[Any],
+    limit: int,
+    *,
+    descending: bool = False,
 ) -> Page:
     """First the rows that have the key, then the others by id. A cursor into the others is ["rest", id]."""
     rows: list[Row[Any]] = []
@@ -138,7 +165,9 @@ def _keyed_then_rest(
     return rows + others, None if following is None else ["rest", *following]
 
 
-def _nearest(connection: Connection, scored: Select[Any], rest: Select[Any], threshold: float, cursor: Sequence[Any], limit: int) -> Page:
+def _nearest(
+    connection: Connection, scored: Select[Any], rest: Select[Any], threshold: float, cursor: Sequence[Any], limit: int
+) -> Page:
     """Merges the scores above the threshold, ascending, with those below, descending. Cursor: [above, id, below, id]."""
     if cursor and cursor[0] == "rest":
         return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit)

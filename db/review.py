@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 from db import schema
 from db.codec import pack, unpack
 from db.database import Database
-from db.errors import NotFound, WinnowError
+from db.errors import NotFound
 from db.ledger import check_fence
 from db.queries import Policies, Queue, automatic, effective, matching, page
 from db.records import Candidate, Decision, Kind, NewCandidate, NewVerdict, Policy, Record, Rule, Score, Shard, Verdict
@@ -54,7 +54,9 @@ class Review:
 
     def add_scores(self, shard: Shard, scores: Sequence[Score]) -> None:
         """Store raw filter values; a new value of the same filter replaces the old one."""
-        rows = [{"candidate_id": s.candidate_id, "filter": s.filter, "value": s.value, "reason": s.reason} for s in scores]
+        rows = [
+            {"candidate_id": s.candidate_id, "filter": s.filter, "value": s.value, "reason": s.reason} for s in scores
+        ]
         if not rows:
             return
         statement = insert(schema.score)
@@ -95,7 +97,9 @@ class Review:
 
     # The queue
 
-    def page(self, queue: Queue, *, cursor: Sequence[Any] = (), limit: int = 32) -> tuple[list[Candidate], list[Any] | None]:
+    def page(
+        self, queue: Queue, *, cursor: Sequence[Any] = (), limit: int = 32
+    ) -> tuple[list[Candidate], list[Any] | None]:
         """The next candidates and the cursor of the page after them (None at the end). Never uses OFFSET."""
         with self._db.read() as connection:
             rows, following = page(connection, queue, cursor, limit)
@@ -118,7 +122,12 @@ class Review:
         """Candidates whose effective state is accept, ascending id: the human verdict if there is one, else the policy."""
         last = 0
         while True:
-            query = select(schema.candidate).where(c.dataset_id == dataset_id, c.id > last, effective(policies) == "accept").order_by(c.id).limit(1000)
+            query = (
+                select(schema.candidate)
+                .where(c.dataset_id == dataset_id, c.id > last, effective(policies) == "accept")
+                .order_by(c.id)
+                .limit(1000)
+            )
             with self._db.read() as connection:
                 rows = connection.execute(query).all()
             if not rows:
@@ -133,7 +142,9 @@ class Review:
         with self._db.write() as connection:
             return [_append(connection, verdict) for verdict in verdicts]
 
-    def verdicts(self, candidate_id: int | None = None, *, reviewer: str | None = None, limit: int = 50) -> list[Verdict]:
+    def verdicts(
+        self, candidate_id: int | None = None, *, reviewer: str | None = None, limit: int = 50
+    ) -> list[Verdict]:
         """The log, newest first."""
         table = schema.verdict
         query = select(table).order_by(table.c.id.desc()).limit(limit)
@@ -155,7 +166,9 @@ class Review:
         """A new version of the named policy, or the newest one when its rules are the same."""
         table = schema.policy
         with self._db.write() as connection:
-            newest = connection.execute(select(table).where(table.c.name == name).order_by(table.c.version.desc())).first()
+            newest = connection.execute(
+                select(table).where(table.c.name == name).order_by(table.c.version.desc())
+            ).first()
             if newest is not None and _policy(newest).rules == tuple(rules):
                 return _policy(newest)
             version = 1 if newest is None else newest.version + 1
@@ -186,7 +199,18 @@ class Review:
 def _candidate_row(item: NewCandidate, run_id: int, dataset_id: int) -> dict[str, Any]:
     rank = hashlib.blake2b(f"{run_id}/{item.target}/{item.variant}".encode(), digest_size=6).digest()
     box = dict(zip(("x1", "y1", "x2", "y2"), item.xyxy or (None,) * 4, strict=True))
-    copied = ("target", "variant", "image_id", "seed", "category_id", "box_id", "phrase_id", "text_before", "text_after", "digest")
+    copied = (
+        "target",
+        "variant",
+        "image_id",
+        "seed",
+        "category_id",
+        "box_id",
+        "phrase_id",
+        "text_before",
+        "text_after",
+        "digest",
+    )
     return {
         **{name: getattr(item, name) for name in copied},
         **box,
@@ -253,7 +277,9 @@ def _problem(connection: Connection, verdict: NewVerdict) -> str | None:
 
 
 def _standing(connection: Connection, candidate_id: int) -> Verdict | None:
-    rows = connection.execute(select(schema.verdict).where(schema.verdict.c.candidate_id == candidate_id).order_by(schema.verdict.c.id.desc()))
+    rows = connection.execute(
+        select(schema.verdict).where(schema.verdict.c.candidate_id == candidate_id).order_by(schema.verdict.c.id.desc())
+    )
     verdicts = [_verdict(row) for row in rows]
     undone = {verdict.undoes for verdict in verdicts}
     return next((v for v in verdicts if v.decision is not Decision.UNDO and v.op_id not in undone), None)

@@ -29,7 +29,7 @@ class Header(Record, frozen=True, kw_only=True):
     dataset: str
     format: str
     categories: tuple[Category, ...]
-    info: dict[str, Any] = {}
+    info: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Sample(Record, frozen=True, kw_only=True):
@@ -54,7 +54,10 @@ class Snapshots:
             raise WinnowError(f"A snapshot named {name!r} exists already. Choose another name; snapshots never change.")
         dataset = self._datasets.get(dataset_id)
         header = Header(
-            dataset=dataset.name, format=dataset.format, categories=tuple(self._datasets.categories(dataset_id)), info=dataset.info
+            dataset=dataset.name,
+            format=dataset.format,
+            categories=tuple(self._datasets.categories(dataset_id)),
+            info=dataset.info,
         )
         accepted: list[Candidate] = [] if policies is None else list(self._review.accepted(dataset_id, policies))
         samples = list(self._samples(dataset_id, accepted))
@@ -92,7 +95,9 @@ class Snapshots:
             info=header.info,
             images=lambda: [sample.image for sample in chosen],
             boxes=lambda: sorted((box for sample in chosen for box in sample.boxes), key=lambda box: box.id),
-            phrases=lambda: sorted((phrase for sample in chosen for phrase in sample.phrases), key=lambda phrase: phrase.id),
+            phrases=lambda: sorted(
+                (phrase for sample in chosen for phrase in sample.phrases), key=lambda phrase: phrase.id
+            ),
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
@@ -117,7 +122,13 @@ class Snapshots:
         return (standing.edit if standing else None) or {}
 
     def _save(self, name: str, dataset_id: int, digest: str, counts: dict[str, int], policy_id: int | None) -> Snapshot:
-        values = {"name": name, "dataset_id": dataset_id, "digest": digest, "policy_id": policy_id, "created_at": time.time()}
+        values = {
+            "name": name,
+            "dataset_id": dataset_id,
+            "digest": digest,
+            "policy_id": policy_id,
+            "created_at": time.time(),
+        }
         with self._db.write() as connection:
             statement = schema.snapshot.insert().values(**values, counts=pack(counts) or b"{}")
             key = connection.execute(statement).inserted_primary_key
@@ -146,7 +157,9 @@ def painted_sample(source: Sample, candidate: Candidate, edit: dict[str, Any], i
     image_id = ids.next("image")
     name = f"winnow/{candidate.id:08d}.{candidate.detail.get('suffix', 'png')}"
     extra = {"synthetic": True, "candidate": candidate.id, "source_image": source.image.id}
-    image = msgspec.structs.replace(source.image, id=image_id, file_name=name, digest=candidate.digest, source_id=None, extra=extra)
+    image = msgspec.structs.replace(
+        source.image, id=image_id, file_name=name, digest=candidate.digest, source_id=None, extra=extra
+    )
     box = Box(
         id=ids.next("box"),
         image_id=image_id,
@@ -160,7 +173,9 @@ def painted_sample(source: Sample, candidate: Candidate, edit: dict[str, Any], i
     return Sample(image=image, boxes=(box, *boxes), phrases=phrases, candidate_ids=(candidate.id,))
 
 
-def _phrases_of(candidate: Candidate, edit: dict[str, Any], image_id: int, box_id: int, ids: Ordinals) -> tuple[Phrase, ...]:
+def _phrases_of(
+    candidate: Candidate, edit: dict[str, Any], image_id: int, box_id: int, ids: Ordinals
+) -> tuple[Phrase, ...]:
     """On a negative image the negative text has become true of the box, and the original text false."""
     if candidate.kind is not Kind.NEGATIVE_IMAGE or not candidate.text_after:
         return ()

@@ -27,7 +27,11 @@ def training_folder(store: Store, snapshot: Snapshot, folder: Path) -> dict[str,
     header, samples = store.snapshots.samples(snapshot)
     samples = [sample for sample in samples if sample.image.digest]
     splits = {sample.image.split for sample in samples}
-    train = [s for s in samples if s.image.split == "train"] if "train" in splits else [s for s in samples if s.image.split not in ("val", "test")]
+    train = (
+        [s for s in samples if s.image.split == "train"]
+        if "train" in splits
+        else [s for s in samples if s.image.split not in ("val", "test")]
+    )
     val = [s for s in samples if s.image.split == "val" and not _synthetic(s)]
     if not val:
         held = {s.image.id for s in train if not _synthetic(s) and seed_of("held out", s.image.id) % HELD_OUT == 0}
@@ -47,7 +51,9 @@ def split_coco(store: Store, snapshot: Snapshot, split: str) -> dict[str, Any]:
     chosen = [s for s in samples if s.image.split == split and s.image.digest and not _synthetic(s)]
     if not chosen:
         known = sorted({sample.image.split for sample in samples})
-        raise WinnowError(f"Snapshot {snapshot.name!r} has no images of split {split!r}; it has {', '.join(known) or 'none'}.")
+        raise WinnowError(
+            f"Snapshot {snapshot.name!r} has no images of split {split!r}; it has {', '.join(known) or 'none'}."
+        )
     return coco(store, header, chosen)
 
 
@@ -58,7 +64,13 @@ def coco(store: Store, header: Header, samples: Iterable[Sample]) -> dict[str, A
         image = sample.image
         path = store.blobs.path(image.digest or "")
         images.append(
-            {"id": image.id, "file_name": str(path), "width": image.width, "height": image.height, "synthetic": _synthetic(sample)}
+            {
+                "id": image.id,
+                "file_name": str(path),
+                "width": image.width,
+                "height": image.height,
+                "synthetic": _synthetic(sample),
+            }
         )
         for box in sample.boxes:
             if box.category_id is None:

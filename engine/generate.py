@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-
 from db.records import Box, Category, Kind, NewCandidate, Phrase
 from engine.claims import facts_of, plain_name
 from engine.packs import Pack, backend
@@ -75,7 +74,9 @@ class Generator:
         )
         return self._writer.write([task])[0]
 
-    def _texts(self, target: str, scene: Scene, box: Box | None, phrase: Phrase | None, foils: Sequence[Foil]) -> list[NewCandidate]:
+    def _texts(
+        self, target: str, scene: Scene, box: Box | None, phrase: Phrase | None, foils: Sequence[Foil]
+    ) -> list[NewCandidate]:
         before = phrase.text if phrase else self._name(box)
         return [
             NewCandidate(
@@ -102,7 +103,11 @@ class Generator:
     ) -> tuple[list[NewCandidate], list[str]]:
         wishes = list(self._wishes(target, scene, box, phrase, step, foils))
         results = self._painter.paint([task for task, _ in wishes]) if wishes else []
-        made = [self._painted(task, draft, result) for (task, draft), result in zip(wishes, results, strict=True) if isinstance(result, Painted)]
+        made = [
+            self._painted(task, draft, result)
+            for (task, draft), result in zip(wishes, results, strict=True)
+            if isinstance(result, Painted)
+        ]
         return made, [f"{target}: {result}" for result in results if isinstance(result, str)]
 
     def _wishes(
@@ -124,30 +129,41 @@ class Generator:
                 keep=keep,
                 box_id=box.id,
             )
-            yield task, NewCandidate(
-                target=f"{target}/{step.kind}",
-                variant=variant,
-                kind=step.kind,
-                image_id=scene.image.id,
-                seed=seed,
-                category_id=category.id,
-                box_id=box.id,
-                phrase_id=phrase.id if phrase else None,
-                text_before=(phrase.text if phrase else self._name(box)) if foil else None,
-                text_after=foil.text if foil else None,
-                detail=self._detail("painter", foil),
+            yield (
+                task,
+                NewCandidate(
+                    target=f"{target}/{step.kind}",
+                    variant=variant,
+                    kind=step.kind,
+                    image_id=scene.image.id,
+                    seed=seed,
+                    category_id=category.id,
+                    box_id=box.id,
+                    phrase_id=phrase.id if phrase else None,
+                    text_before=(phrase.text if phrase else self._name(box)) if foil else None,
+                    text_after=foil.text if foil else None,
+                    detail=self._detail("painter", foil),
+                ),
             )
 
     def _subjects(self, box: Box, step: Step, foils: Sequence[Foil]) -> list[tuple[Category, Foil | None]]:
         if step.kind is Kind.INSTANCE:
             return [(self._categories[box.category_id or 0], None)] * step.variants
         by_name = {plain_name(category.name).lower(): category for category in self._categories.values()}
-        named = [(by_name.get(plain_name(foil.changed_to).lower()), foil) for foil in foils if foil.edit_type == "object"]
+        named = [
+            (by_name.get(plain_name(foil.changed_to).lower()), foil) for foil in foils if foil.edit_type == "object"
+        ]
         return [(category, foil) for category, foil in named if category is not None][: step.variants]
 
     def _painted(self, task: PaintTask, draft: NewCandidate, result: Painted) -> NewCandidate:
         digest = self.context.store.blobs.put(encode_png(result.image))
-        detail = {**draft.detail, **result.detail, "prompt": task.prompt, "touched": list(result.touched), "suffix": "png"}
+        detail = {
+            **draft.detail,
+            **result.detail,
+            "prompt": task.prompt,
+            "touched": list(result.touched),
+            "suffix": "png",
+        }
         values = {name: getattr(draft, name) for name in draft.__struct_fields__}
         return NewCandidate(**{**values, "xyxy": result.xyxy, "digest": digest, "detail": detail})
 

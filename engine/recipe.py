@@ -22,14 +22,20 @@ class _Strict(BaseModel):
 class Targets(_Strict):
     """What is worked on, and which boxes are left alone (METHODS 1.2 F1, 5.2 point 1)."""
 
-    of: Literal["boxes", "phrases"] = Field(description="annotated boxes, or captions and phrases (class names if there are none)")
-    splits: tuple[str, ...] = Field((), description="only images of these splits; all when empty or when the data set has none")
+    of: Literal["boxes", "phrases"] = Field(
+        description="annotated boxes, or captions and phrases (class names if there are none)"
+    )
+    splits: tuple[str, ...] = Field(
+        (), description="only images of these splits; all when empty or when the data set has none"
+    )
     min_side: float = Field(16, ge=0, description="pixels; smaller boxes are not painted")
     min_area: float = Field(0.0, ge=0, le=1, description="share of the image")
     max_area: float = Field(0.5, gt=0, le=1, description="share of the image")
     max_aspect: float = Field(4.0, ge=1, description="longer side over shorter side")
     max_overlap: float = Field(0.3, ge=0, le=1, description="IoU with another annotation")
-    balance: bool = Field(False, description="visit the classes in turn, so that rare ones get as many targets as frequent ones")
+    balance: bool = Field(
+        False, description="visit the classes in turn, so that rare ones get as many targets as frequent ones"
+    )
 
 
 class Step(_Strict):
@@ -67,7 +73,9 @@ class Recipe(_Strict):
     cost: str
     targets: Targets
     steps: tuple[Step, ...] = Field(min_length=1)
-    filters: tuple[str, ...] = Field(description="scored for every candidate they apply to, whether or not the policy uses them")
+    filters: tuple[str, ...] = Field(
+        description="scored for every candidate they apply to, whether or not the policy uses them"
+    )
     policy: tuple[Threshold, ...]
     text: str = ""
 
@@ -124,7 +132,9 @@ def parse(text: str, origin: str = "recipe") -> Recipe:
     except yaml.YAMLError as error:
         raise WinnowError(f"{origin} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
-        raise WinnowError(f"{origin} must be a mapping with name, targets, steps, filters, policy; got {type(values).__name__}.")
+        raise WinnowError(
+            f"{origin} must be a mapping with name, targets, steps, filters, policy; got {type(values).__name__}."
+        )
     try:
         return Recipe.model_validate({**values, "text": text})
     except ValidationError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-
 from db.errors import NotFound, WinnowError
 from db.records import Run, RunKind, Shard, State
 from db.store import Store
@@ -32,7 +31,14 @@ PREVIEW = 4
 
 
 def start_generate(
-    store: Store, *, dataset_id: int, recipe: Recipe, pack: str, amount: int | None = None, seed: int = 0, preview: bool = False
+    store: Store,
+    *,
+    dataset_id: int,
+    recipe: Recipe,
+    pack: str,
+    amount: int | None = None,
+    seed: int = 0,
+    preview: bool = False,
 ) -> Run:
     """Queue a recipe on a data set: a generate run, and the filter run that follows it. Returns the first.
 
@@ -54,7 +60,13 @@ def start_generate(
     options = {"recipe": recipe.name, "pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
     title = f"{'Preview of ' if preview else ''}{recipe.title}"
     made = store.ledger.create_run(
-        RunKind.GENERATE, title, dataset_id=dataset_id, recipe=recipe.text, options=options, seed=seed, versions=versions()
+        RunKind.GENERATE,
+        title,
+        dataset_id=dataset_id,
+        recipe=recipe.text,
+        options=options,
+        seed=seed,
+        versions=versions(),
     )
     size = 1 if preview else TARGETS_PER_SHARD
     store.ledger.plan(made.id, [({"targets": part}, len(part)) for part in _parts(targets, size)])
@@ -80,7 +92,9 @@ def start_filter(store: Store, *, dataset_id: int, filters: Sequence[str], of_ru
     )
 
 
-def start_train(store: Store, *, snapshot_id: int, preset: str, options: dict[str, Any] | None = None, seed: int = 0) -> Run:
+def start_train(
+    store: Store, *, snapshot_id: int, preset: str, options: dict[str, Any] | None = None, seed: int = 0
+) -> Run:
     """Queue the training of a preset on a snapshot. Raises NotFound, or WinnowError naming each bad option."""
     if preset not in PRESETS:
         raise NotFound("detector preset", preset, list(PRESETS))

@@ -22,7 +22,10 @@ def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: 
     groups: dict[int | None, list[str]] = {}
     for key, category_id in _eligible(store, dataset_id, rules):
         groups.setdefault(category_id if rules.balance else None, []).append(key)
-    shuffled = [sorted(keys, key=lambda key: seed_of(seed, key)) for _, keys in sorted(groups.items(), key=lambda item: item[0] or 0)]
+    shuffled = [
+        sorted(keys, key=lambda key: seed_of(seed, key))
+        for _, keys in sorted(groups.items(), key=lambda item: item[0] or 0)
+    ]
     taking_turns = [key for row in zip_longest(*shuffled) for key in row if key is not None]
     return taking_turns if amount is None else taking_turns[:amount]
 

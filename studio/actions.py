@@ -111,11 +111,18 @@ def export(studio: Studio, *, snapshot: str | int, folder: Path, format: str = "
 
 
 def start_training(
-    studio: Studio, *, snapshot: str | int, preset: str = "tiny_atss", options: dict[str, Any] | None = None, seed: int = 0
+    studio: Studio,
+    *,
+    snapshot: str | int,
+    preset: str = "tiny_atss",
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> Run:
     """Queue the training of a preset on a snapshot."""
     chosen = studio.store.snapshots.get(snapshot)
-    return _ring(studio, runs.start_train(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed))
+    return _ring(
+        studio, runs.start_train(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed)
+    )
 
 
 def start_evaluation(studio: Studio, *, train_run: int, snapshot: str | int, split: str) -> Run:

@@ -33,7 +33,9 @@ console = Console(stderr=True)
 
 Home = Annotated[Path | None, typer.Option(help="data folder (default: $WINNOW_HOME or ~/.local/share/winnow)")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="follow the run to its end, doing the work here if no worker does")]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="follow the run to its end, doing the work here if no worker does")
+]
 Seed = Annotated[int, typer.Option(help="same seed, same result")]
 
 
@@ -86,7 +88,9 @@ def import_(
     format: Annotated[str | None, typer.Option(help="coco, voc or odvg (default: found out)")] = None,
     images: Annotated[Path | None, typer.Option(help="folder of the image files, when they lie elsewhere")] = None,
     annotations_only: Annotated[bool, typer.Option(help="do not look for image files")] = False,
-    skip_bad: Annotated[bool, typer.Option(help="import the good items, put the bad ones on the quarantine list")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option(help="import the good items, put the bad ones on the quarantine list")
+    ] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +103,11 @@ def import_(
             studio, path, name or path.resolve().stem, format=format, images=images,
             annotations_only=annotations_only, skip_bad=skip_bad, progress=progress,
         )  # fmt: skip
-    show(dataset, as_json, f"Imported {dataset.name}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} phrases.")
+    show(
+        dataset,
+        as_json,
+        f"Imported {dataset.name}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} phrases.",
+    )
 
 
 @app.command()
@@ -133,7 +141,9 @@ def datasets(home: Home = None, as_json: Json = False) -> None:
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe (gen2det, enhanced_negatives) or a .yaml file of yours")],
+    recipe: Annotated[
+        str, typer.Argument(help="a shipped recipe (gen2det, enhanced_negatives) or a .yaml file of yours")
+    ],
     dataset: Annotated[str, typer.Option(help="name of the data set")],
     pack: Annotated[str, typer.Option(help="model pack; `winnow doctor` says which can run here")] = "classic",
     amount: Annotated[int | None, typer.Option(min=1, help="how many targets (default: all)")] = None,
@@ -148,13 +158,17 @@ def run_recipe(
     Example: `winnow run gen2det --dataset bccd --amount 200`
     """
     with studio_at(home) as studio:
-        run = actions.start_recipe(studio, dataset=dataset, recipe=recipe, pack=pack, amount=amount, seed=seed, preview=preview)
+        run = actions.start_recipe(
+            studio, dataset=dataset, recipe=recipe, pack=pack, amount=amount, seed=seed, preview=preview
+        )
         follow(studio, run, wait)
         show(studio.store.ledger.run(run.id), as_json, f"Run {run.id}: {studio.store.ledger.run(run.id).state}.")
 
 
 @app.command()
-def rerun(run: Annotated[int, typer.Argument(help="id of a generate run")], wait: Wait = True, home: Home = None) -> None:
+def rerun(
+    run: Annotated[int, typer.Argument(help="id of a generate run")], wait: Wait = True, home: Home = None
+) -> None:
     """Make the candidates of a run once more, from the recipe, seed and options on record."""
     with studio_at(home) as studio:
         again = actions.rerun(studio, run)
@@ -341,7 +355,9 @@ def table(records: list[Any], columns: tuple[str, ...], as_json: bool) -> None:
         return
     shown = Table(*columns)
     for record in records:
-        shown.add_row(*(str(getattr(record, column) if getattr(record, column) is not None else "") for column in columns))
+        shown.add_row(
+            *(str(getattr(record, column) if getattr(record, column) is not None else "") for column in columns)
+        )
     Console().print(shown)
 
 

@@ -57,9 +57,17 @@ def _sqlite() -> Finding:
 def _home(home: Path) -> list[Finding]:
     existing = next(parent for parent in (home, *home.parents) if parent.exists())
     writable = os.access(existing, os.W_OK)
-    found = [Finding("data folder", writable, str(home), f"Make {existing} writable, or choose another folder with WINNOW_HOME.")]
+    found = [
+        Finding(
+            "data folder", writable, str(home), f"Make {existing} writable, or choose another folder with WINNOW_HOME."
+        )
+    ]
     free = shutil.disk_usage(existing).free / 2**30
-    found.append(Finding("free disk", free >= FREE_GIB, f"{free:.0f} GiB", f"Free some space: {FREE_GIB:.0f} GiB is little enough."))
+    found.append(
+        Finding(
+            "free disk", free >= FREE_GIB, f"{free:.0f} GiB", f"Free some space: {FREE_GIB:.0f} GiB is little enough."
+        )
+    )
     system = _file_system(existing)
     cure = "SQLite needs a local disk; choose one with WINNOW_HOME."
     found.append(Finding("file system", system not in NETWORK_SYSTEMS, system, cure))
@@ -93,7 +101,7 @@ def _file_system(path: Path) -> str:
 
 
 def _models() -> Finding:
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", PROBE], check=False, capture_output=True, text=True, timeout=300)
     cure = "Run `make demo` or `make test` again: they install what is pinned in constraints.txt."
     if done.returncode:
         return Finding("torch and MMDetection", False, (done.stderr.strip().splitlines() or ["no output"])[-1], cure)

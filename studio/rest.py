@@ -87,7 +87,9 @@ def router(studio: Studio) -> APIRouter:
     def wish(run_id: int, wish: str) -> Response:
         """`cancel`, `pause`, `resume` or `retry`."""
         if wish not in actions.WISHES:
-            return Response(b'{"error": "known wishes: cancel, pause, resume, retry"}', 404, media_type="application/json")
+            return Response(
+                b'{"error": "known wishes: cancel, pause, resume, retry"}', 404, media_type="application/json"
+            )
         actions.WISHES[wish](studio, run_id)
         return _json(studio.store.ledger.run(run_id))
 

@@ -45,7 +45,9 @@ def serve_demo(settings: Mapping[str, Any]) -> None:
     console.print(f"Winnow keeps everything of this demo in {settings['home']}")
     with _bar("Painting and importing the demo scenes") as bar:
         dataset = load_demo(store, bar)
-    console.print(f"Data set {dataset.name!r}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} texts.")
+    console.print(
+        f"Data set {dataset.name!r}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} texts."
+    )
     with beside(settings):
         _follow(store, fill_queue(store, dataset))
         store.close()
@@ -121,5 +123,7 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise WinnowError(f"Port {port} of {host} is taken ({error.strerror}). Stop what runs there or choose another --port.") from error
+            raise WinnowError(
+                f"Port {port} of {host} is taken ({error.strerror}). Stop what runs there or choose another --port."
+            ) from error
         return probe.getsockname()[1]

@@ -32,7 +32,9 @@ def settings(flags: Mapping[str, Any] | None = None, environment: Mapping[str, s
     """The value of every setting. Raises WinnowError for an unknown name in the file or a value of the wrong type."""
     known = {setting.name: setting for setting in SETTINGS}
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    from_environment = {name: environment[f"WINNOW_{name.upper()}"] for name in known if f"WINNOW_{name.upper()}" in environment}
+    from_environment = {
+        name: environment[f"WINNOW_{name.upper()}"] for name in known if f"WINNOW_{name.upper()}" in environment
+    }
     home = Path(given.get("home") or from_environment.get("home") or str(known["home"].default)).expanduser()
     file = _read(home / "winnow.toml", known)
     merged = {name: setting.default for name, setting in known.items()} | file | from_environment | given
@@ -57,4 +59,6 @@ def _typed(setting: Setting, value: Any) -> Any:
         return type(setting.default)(value)
     except ValueError:
         kind = type(setting.default).__name__
-        raise WinnowError(f"The setting {setting.name} is {value!r}; it should be of type {kind} ({setting.help}).") from None
+        raise WinnowError(
+            f"The setting {setting.name} is {value!r}; it should be of type {kind} ({setting.help})."
+        ) from None

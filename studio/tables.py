@@ -122,7 +122,7 @@ def candidate(card: Mapping[str, Any]) -> Html:
         card["policy"]["says"]
     ]
     chips = [
-        tag("span", f"{row['title']} {_value(row['value'])}", class_=row["state"], title=row["reason"])
+        tag("span", f"{row['title']} {row['value'] or '–'}", class_=row["state"], title=row["reason"])
         for row in card["scores"]
     ]
     word = tag("p", tag("span", verdict, class_=f"says {card['policy']['says']}"), " ", card["policy"]["by"])
@@ -135,10 +135,6 @@ def _pair(pictures: Sequence[Any]) -> str:
 
 def _marked(segments: Sequence[tuple[str, bool]]) -> list[Html | str]:
     return [tag("mark", text) if changed else text for text, changed in segments]
-
-
-def _value(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
 
 
 # Runs

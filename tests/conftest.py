@@ -41,7 +41,9 @@ def small_document(folder: Path, *, images: int = 6) -> Document:
             boxes.append(Box(id=2 * i + j, image_id=i, category_id=j, xyxy=xyxy, source_id=2 * i + j + 1))
         text = "a red mug left of a blue ball"
         phrases.append(Phrase(id=2 * i, image_id=i, text=text))
-        phrases.append(Phrase(id=2 * i + 1, image_id=i, text="a red mug", parent_id=2 * i, spans=((0, 9),), box_ids=(2 * i,)))
+        phrases.append(
+            Phrase(id=2 * i + 1, image_id=i, text="a red mug", parent_id=2 * i, spans=((0, 9),), box_ids=(2 * i,))
+        )
     return Document(
         format="coco",
         categories=[Category(id=0, name="mug", source_id=1), Category(id=1, name="ball", source_id=2)],

@@ -23,7 +23,13 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 
 def content(document: Document) -> tuple[Any, ...]:
-    return (document.categories, list(document.images()), list(document.boxes()), list(document.phrases()), document.info)
+    return (
+        document.categories,
+        list(document.images()),
+        list(document.boxes()),
+        list(document.phrases()),
+        document.info,
+    )
 
 
 def through_the_store(store: Store, document: Document, folder: Path, format: str) -> Document:
@@ -37,7 +43,9 @@ def through_the_store(store: Store, document: Document, folder: Path, format: st
 
 number = st.integers(0, 80) | st.floats(0, 80, allow_nan=False).map(lambda v: round(v, 2))
 size = st.floats(0.5, 19, allow_nan=False)
-segmentation = st.sampled_from([None, [[1.5, 2, 3.25, 4, 5, 6.125]], {"size": [120, 160], "counts": "abc"}, {"size": [2, 2], "counts": [1, 3]}])
+segmentation = st.sampled_from(
+    [None, [[1.5, 2, 3.25, 4, 5, 6.125]], {"size": [120, 160], "counts": "abc"}, {"size": [2, 2], "counts": [1, 3]}]
+)
 
 
 @st.composite
@@ -46,7 +54,10 @@ def coco_files(draw: st.DrawFn) -> dict[str, Any]:
     images = [{"id": i, "file_name": f"folder/{n}.jpg", "width": 160, "height": 120} for n, i in enumerate(draw(ids))]
     for image in images:
         image |= draw(st.sampled_from([{}, {"license": 3, "flickr_url": "u"}, {"neg_category_ids": [1, 2]}]))
-    categories = [{"id": i, "name": f"class {n}"} | draw(st.sampled_from([{}, {"supercategory": "s"}, {"frequency": "r"}])) for n, i in enumerate(draw(ids))]
+    categories = [
+        {"id": i, "name": f"class {n}"} | draw(st.sampled_from([{}, {"supercategory": "s"}, {"frequency": "r"}]))
+        for n, i in enumerate(draw(ids))
+    ]
     annotations = []
     for i in draw(ids):
         box = [draw(number), draw(number), draw(size), draw(size)]
@@ -67,7 +78,9 @@ def coco_files(draw: st.DrawFn) -> dict[str, Any]:
 
 @quick
 @given(coco_files())
-def test_a_coco_file_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, store: Store, source: dict[str, Any]) -> None:
+def test_a_coco_file_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, store: Store, source: dict[str, Any]
+) -> None:
     folder = tmp_path_factory.mktemp("coco")
     (folder / "train.json").write_text(json.dumps(source))
     document = formats.read(folder / "train.json", annotations_only=True)
@@ -102,7 +115,9 @@ def voc_folder(folder: Path, boxes: list[tuple[str, tuple[float, ...]]], **more:
     picture(folder / "JPEGImages/one.jpg", seed=1)
     objects = "".join(
         f"<object><name>{name}</name><pose>Left</pose><occluded>1</occluded><bndbox>"
-        + "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+        + "".join(
+            f"<{tag}>{value}</{tag}>" for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+        )
         + "</bndbox></object>"
         for name, corners in boxes
     )
@@ -119,13 +134,19 @@ def voc_folder(folder: Path, boxes: list[tuple[str, tuple[float, ...]]], **more:
 
 corner = st.integers(1, 60) | st.floats(1, 60, allow_nan=False).map(lambda v: round(v, 3))
 voc_boxes = st.lists(
-    st.tuples(st.sampled_from(["cell", "a & b"]).map(lambda s: s.replace("&", "&amp;")), st.tuples(corner, corner, corner, corner)), max_size=4
+    st.tuples(
+        st.sampled_from(["cell", "a & b"]).map(lambda s: s.replace("&", "&amp;")),
+        st.tuples(corner, corner, corner, corner),
+    ),
+    max_size=4,
 )
 
 
 @quick
 @given(voc_boxes)
-def test_a_voc_folder_comes_back_tag_for_tag(tmp_path_factory: pytest.TempPathFactory, store: Store, boxes: list[Any]) -> None:
+def test_a_voc_folder_comes_back_tag_for_tag(
+    tmp_path_factory: pytest.TempPathFactory, store: Store, boxes: list[Any]
+) -> None:
     moved = [(name, (x, y, x + 30, y + 40)) for name, (x, y, _, _) in boxes]
     folder = voc_folder(tmp_path_factory.mktemp("voc") / "in", moved)
     document = formats.read(folder)
@@ -133,7 +154,9 @@ def test_a_voc_folder_comes_back_tag_for_tag(tmp_path_factory: pytest.TempPathFa
     again = through_the_store(store, document, folder.parent / "out", "voc")
     assert content(again) == content(document)
     before, after = (ElementTree.parse(f / "Annotations/one.xml") for f in (folder, folder.parent / "out"))
-    assert [(e.tag, (e.text or "").strip()) for e in after.iter()] == [(e.tag, (e.text or "").strip()) for e in before.iter()]
+    assert [(e.tag, (e.text or "").strip()) for e in after.iter()] == [
+        (e.tag, (e.text or "").strip()) for e in before.iter()
+    ]
     assert (folder.parent / "out/ImageSets/Main/test.txt").read_text() == "one\n"
 
 
@@ -164,12 +187,19 @@ detection = {
     "filename": "one.jpg",
     "height": 120,
     "width": 160,
-    "detection": {"instances": [{"bbox": [1, 2, 30, 40.25], "label": 3, "category": "mug"}, {"bbox": [0, 0, 9, 9], "label": 0, "category": "ball", "id": 4}]},
+    "detection": {
+        "instances": [
+            {"bbox": [1, 2, 30, 40.25], "label": 3, "category": "mug"},
+            {"bbox": [0, 0, 9, 9], "label": 0, "category": "ball", "id": 4},
+        ]
+    },
 }
 empty = {"filename": "one.jpg", "height": 120, "width": 160, "grounding": {"caption": "an empty table", "regions": []}}
 
 
-@pytest.mark.parametrize("lines", [[grounding], [detection], [empty], [detection, grounding, empty, detection]], ids=["g", "d", "e", "mixed"])
+@pytest.mark.parametrize(
+    "lines", [[grounding], [detection], [empty], [detection, grounding, empty, detection]], ids=["g", "d", "e", "mixed"]
+)
 def test_odvg_comes_back_line_for_line(tmp_path: Path, store: Store, lines: list[dict[str, Any]]) -> None:
     source = tmp_path / "odvg_train.jsonl"
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -194,9 +224,13 @@ def coco_with(**change: Any) -> dict[str, Any]:
     return base
 
 
-twice = lambda items: items * 2  # noqa: E731
+twice = lambda items: items * 2
 COCO_FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "box outside": (coco_with(annotations={"bbox": [150, 1, 20, 20]}), "annotation id 1", "inside its image, which is 160 x 120"),
+    "box outside": (
+        coco_with(annotations={"bbox": [150, 1, 20, 20]}),
+        "annotation id 1",
+        "inside its image, which is 160 x 120",
+    ),
     "negative size": (coco_with(annotations={"bbox": [1, 1, -5, 20]}), "annotation id 1", "positive width"),
     "zero size": (coco_with(annotations={"bbox": [1, 1, 5, 0]}), "annotation id 1", "positive width"),
     "NaN": (coco_with(annotations={"bbox": [float("nan"), 1, 5, 5]}), "annotation id 1", "finite"),
@@ -293,7 +327,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert "link" in fault.seen
 
 
-@pytest.mark.parametrize("text", ['{"images": [{"id": 1', "[]", "{}", "", '{"images": [], "annotations": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ['{"images": [{"id": 1', "[]", "{}", "", '{"images": [], "annotations": {}}', "[" * 100_000]
+)
 def test_a_file_that_is_no_coco_is_one_fault(tmp_path: Path, text: str) -> None:
     (tmp_path / "cut.json").write_text(text)
     with pytest.raises(BadDataset) as caught:
@@ -366,8 +402,12 @@ def test_an_export_never_overwrites_and_leaves_no_half_file(tmp_path: Path, stor
     assert list((tmp_path / "half").iterdir()) == []
 
 
-@pytest.mark.parametrize(("format", "lost"), [("coco", ["12 captions and phrases"]), ("voc", ["12 captions and phrases"]), ("odvg", [])])
-def test_an_export_has_the_images_and_says_what_is_lost(tmp_path: Path, store: Store, dataset: Any, format: str, lost: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("format", "lost"), [("coco", ["12 captions and phrases"]), ("voc", ["12 captions and phrases"]), ("odvg", [])]
+)
+def test_an_export_has_the_images_and_says_what_is_lost(
+    tmp_path: Path, store: Store, dataset: Any, format: str, lost: list[str]
+) -> None:
     assert formats.write(store.datasets.document(dataset.id), tmp_path / "out", format) == lost
     again = formats.read(tmp_path / "out")
     assert again.faults == []
@@ -378,14 +418,24 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path, store: Store, dataset
     for format in formats.FORMATS:
         for name in ("a", "b"):
             formats.write(store.datasets.document(dataset.id), tmp_path / format / name, format)
-        one, two = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in ((tmp_path / format / n) for n in "ab"))
+        one, two = (
+            {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+            for f in ((tmp_path / format / n) for n in "ab")
+        )
         assert one == two and one
 
 
 def test_boxes_without_ids_get_free_ones(tmp_path: Path, dataset: Any, store: Store) -> None:
     document = store.datasets.document(dataset.id)
-    extra = Box(id=999, image_id=next(iter(document.images())).id, xyxy=(1.0, 1.0, 5.0, 5.0), category_id=document.categories[0].id)
-    more = Document(format="coco", categories=document.categories, images=document.images, boxes=lambda: [*document.boxes(), extra])
+    extra = Box(
+        id=999,
+        image_id=next(iter(document.images())).id,
+        xyxy=(1.0, 1.0, 5.0, 5.0),
+        category_id=document.categories[0].id,
+    )
+    more = Document(
+        format="coco", categories=document.categories, images=document.images, boxes=lambda: [*document.boxes(), extra]
+    )
     formats.write(more, tmp_path / "out", "coco", with_images=False)
     ids = [a["id"] for p in (tmp_path / "out").glob("*.json") for a in json.loads(p.read_text())["annotations"]]
     assert len(ids) == len(set(ids)) == 13

@@ -21,7 +21,16 @@ def document() -> Document:
         Image(id=1, file_name="b.jpg", width=64, height=48, split="test"),
     ]
     boxes = [
-        Box(id=0, image_id=0, xyxy=(1.5, 2.0, 31.6, 42.25), wh=(30.1, 40.25), category_id=0, source_id=11, area=900.5, segmentation=b"[[1,2,3,4,5,6]]"),
+        Box(
+            id=0,
+            image_id=0,
+            xyxy=(1.5, 2.0, 31.6, 42.25),
+            wh=(30.1, 40.25),
+            category_id=0,
+            source_id=11,
+            area=900.5,
+            segmentation=b"[[1,2,3,4,5,6]]",
+        ),
         Box(id=1, image_id=0, xyxy=(0.0, 0.0, 160.0, 120.0), category_id=1, crowd=True, extra={"note": "all of it"}),
         Box(id=2, image_id=0, xyxy=(5.0, 5.0, 25.0, 35.0)),
         Box(id=3, image_id=1, xyxy=(10.0, 10.0, 20.0, 30.0), category_id=1),
@@ -43,7 +52,11 @@ def document() -> Document:
 
 def written(folder: Path, format: str) -> dict[str, bytes]:
     formats.write(document(), folder / "out", format, with_images=False)
-    return {p.relative_to(folder / "out").as_posix(): p.read_bytes() for p in sorted((folder / "out").rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder / "out").as_posix(): p.read_bytes()
+        for p in sorted((folder / "out").rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("format", formats.FORMATS)

@@ -13,7 +13,9 @@ HOMES = {
     "huey": ("engine/jobs.py",),
     "sqlalchemy": ("db/",),
     "alembic": ("db/",),
-    **{name: ("engine/backends/", "engine/training/") for name in ("torch", "torchvision", "mmdet", "mmengine", "mmcv")},
+    **{
+        name: ("engine/backends/", "engine/training/") for name in ("torch", "torchvision", "mmdet", "mmengine", "mmcv")
+    },
     **{name: ("engine/backends/", "engine/training/") for name in ("diffusers", "transformers", "open_clip")},
 }
 

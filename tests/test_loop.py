@@ -89,7 +89,10 @@ def test_the_whole_loop(studio: httpx.Client, tmp_path: Path) -> None:
     page = studio.get("/api/review/next", params={"dataset": dataset["id"], "limit": 50}).json()
     ids = [card["id"] for card in page["cards"]]
     assert len(ids) == made
-    decisions = [{"op_id": f"loop-test-{i}", "candidate_id": i, "decision": "reject" if n < 4 else "accept"} for n, i in enumerate(ids)]
+    decisions = [
+        {"op_id": f"loop-test-{i}", "candidate_id": i, "decision": "reject" if n < 4 else "accept"}
+        for n, i in enumerate(ids)
+    ]
     first, again = (studio.post("/api/review/verdicts", json=decisions).json() for _ in range(2))
     assert {one["status"] for one in first} == {"saved"} and {one["status"] for one in again} == {"repeated"}
 
@@ -103,7 +106,9 @@ def test_the_whole_loop(studio: httpx.Client, tmp_path: Path) -> None:
     options = {"iterations": 12, "batch_size": 2, "image_size": [96, 96], "eval_interval": 6}
     trained = ended(studio, post(studio, "/api/train", snapshot="both", options=options)["id"])
     assert trained["result"]["images"] == {"train": 24 + made - 4, "val": 6, "synthetic": made - 4}
-    evaluated = ended(studio, post(studio, "/api/evaluate", train_run=trained["id"], snapshot="both", split="test")["id"])
+    evaluated = ended(
+        studio, post(studio, "/api/evaluate", train_run=trained["id"], snapshot="both", split="test")["id"]
+    )
     assert 0 <= evaluated["result"]["mAP"] <= 1 and evaluated["result"]["images"] == 6
     assert len(evaluated["result"]["per_class"]) == 24
 

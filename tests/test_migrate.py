@@ -40,12 +40,15 @@ def test_a_newer_file_and_a_file_of_another_kind_are_refused_untouched(tmp_path:
 
 def test_decisions_are_written_through_to_the_disk(store: Store) -> None:
     with store._database.write() as connection:
-        asked = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("synchronous", "foreign_keys")}
+        asked = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("synchronous", "foreign_keys")
+        }
     assert asked == {"synchronous": 2, "foreign_keys": 1}
 
 
 @pytest.mark.parametrize(
-    ("version", "mode"), [((3, 40, 1), "TRUNCATE"), ((3, 51, 2), "TRUNCATE"), ((3, 51, 3), "WAL"), ((3, 50, 7), "WAL"), ((3, 53, 4), "WAL")]
+    ("version", "mode"),
+    [((3, 40, 1), "TRUNCATE"), ((3, 51, 2), "TRUNCATE"), ((3, 51, 3), "WAL"), ((3, 50, 7), "WAL"), ((3, 53, 4), "WAL")],
 )
 def test_wal_only_without_the_wal_reset_bug(version: tuple[int, ...], mode: str) -> None:
     assert journal_mode(version) == mode

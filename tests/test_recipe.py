@@ -94,7 +94,9 @@ def test_phrases_are_targets_where_there_are_any(store: Store, dataset: Dataset,
     chosen = choose(store, dataset.id, Targets(of="phrases"), seed=0, amount=None)
     assert all(re.match(r"phrase:\d+", key) for key in chosen) and len(chosen) == 12
     plain = small_document(tmp_path / "plain")
-    bare = Document(format="coco", categories=plain.categories, images=plain.images, boxes=plain.boxes, file_of=plain.file_of)
+    bare = Document(
+        format="coco", categories=plain.categories, images=plain.images, boxes=plain.boxes, file_of=plain.file_of
+    )
     without = store.datasets.import_document(bare, "without texts")
     assert choose(store, without.id, Targets(of="phrases"), seed=0, amount=None)[0].startswith("box:")
 
@@ -114,7 +116,9 @@ IMAGE = Image(id=1, file_name="a.jpg", width=200, height=100)
         ((20, 10, 70, 60), {"max_overlap": 0.3}, False),
     ],
 )
-def test_which_boxes_may_be_painted(xyxy: tuple[float, float, float, float], rules: dict[str, float], fine: bool) -> None:
+def test_which_boxes_may_be_painted(
+    xyxy: tuple[float, float, float, float], rules: dict[str, float], fine: bool
+) -> None:
     box = Box(id=1, image_id=1, xyxy=xyxy, category_id=1)
     other = Box(id=2, image_id=1, xyxy=(10, 10, 60, 60) if xyxy[0] in (40, 20) else (150, 70, 160, 80), category_id=1)
     assert paintable(box, IMAGE, [box, other], Targets(of="boxes", **rules)) is fine

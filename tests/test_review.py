@@ -62,7 +62,9 @@ def test_every_order_shows_each_candidate_once(store: Store, dataset: Dataset, o
 
 def test_score_orders_put_the_unscored_last(store: Store, dataset: Dataset) -> None:
     ids = scored(store, dataset, [0.9, None, 0.1, 0.5])
-    order = {name: [ids.index(c.id) for c in walk(store, Queue(order=name), 2)] for name in ("score:seam", "-score:seam")}
+    order = {
+        name: [ids.index(c.id) for c in walk(store, Queue(order=name), 2)] for name in ("score:seam", "-score:seam")
+    }
     assert order == {"score:seam": [2, 3, 0, 1], "-score:seam": [0, 3, 2, 1]}
 
 
@@ -105,9 +107,14 @@ def test_undo_brings_back_the_verdict_before(store: Store, dataset: Dataset) -> 
 
 @pytest.mark.parametrize(
     ("bad", "word"),
-    [(verdict(999_999, Decision.ACCEPT, "x"), "no longer exists"), (verdict(1, Decision.UNDO, "y", undoes="z"), "to undo")],
+    [
+        (verdict(999_999, Decision.ACCEPT, "x"), "no longer exists"),
+        (verdict(1, Decision.UNDO, "y", undoes="z"), "to undo"),
+    ],
 )
-def test_an_impossible_verdict_is_refused_and_the_others_kept(store: Store, dataset: Dataset, bad: NewVerdict, word: str) -> None:
+def test_an_impossible_verdict_is_refused_and_the_others_kept(
+    store: Store, dataset: Dataset, bad: NewVerdict, word: str
+) -> None:
     (one,) = scored(store, dataset, [0.5])
     refused, saved = store.review.decide([bad, verdict(one, Decision.ACCEPT, "ok")])
     assert refused.status == "refused" and word in refused.message
@@ -146,7 +153,11 @@ def test_sql_and_python_agree_on_what_a_policy_says(store: Store, dataset: Datas
     store.review.add_scores(shard, scores)
     said = [policy.decide(Kind.INSTANCE, dict(zip(("seam", "size"), pair, strict=True))) for pair in pairs]
     counted = store.review.counts(Queue(dataset_id=dataset.id), store.review.policies(dataset.id))
-    assert counted["automatic"] == {"accept": said.count(True), "reject": said.count(False), "pending": said.count(None)}
+    assert counted["automatic"] == {
+        "accept": said.count(True),
+        "reject": said.count(False),
+        "pending": said.count(None),
+    }
     accepted = [c.id for c in store.review.accepted(dataset.id, store.review.policies(dataset.id))]
     assert accepted == [i for i, outcome in zip(ids, said, strict=True) if outcome]
 
@@ -155,7 +166,9 @@ def test_people_overrule_the_policy_and_an_undo_gives_it_back(store: Store, data
     policy = store.review.save_policy("p", [Rule(filter="seam", at_most=0.5)])
     good, bad = scored(store, dataset, [0.1, 0.9], policy_id=policy.id)
     policies = store.review.policies(dataset.id)
-    store.review.decide([verdict(good, Decision.REJECT, "a"), verdict(bad, Decision.EDIT, "b", edit={"text_after": "x"})])
+    store.review.decide(
+        [verdict(good, Decision.REJECT, "a"), verdict(bad, Decision.EDIT, "b", edit={"text_after": "x"})]
+    )
     assert [c.id for c in store.review.accepted(dataset.id, policies)] == [bad]
     store.review.decide([verdict(good, Decision.UNDO, "c", undoes="a"), verdict(bad, Decision.SKIP, "d")])
     assert [c.id for c in store.review.accepted(dataset.id, policies)] == [good]

@@ -37,7 +37,12 @@ def test_freezing_twice_gives_the_same_bytes_and_a_name_once(store: Store, datas
 
 def test_without_policies_only_real_data(store: Store, dataset: Dataset) -> None:
     decided(store, dataset, Kind.INSTANCE, Decision.ACCEPT)
-    assert store.snapshots.freeze("real", dataset.id).counts == {"images": 6, "synthetic": 0, "boxes": 12, "negatives": 0}
+    assert store.snapshots.freeze("real", dataset.id).counts == {
+        "images": 6,
+        "synthetic": 0,
+        "boxes": 12,
+        "negatives": 0,
+    }
 
 
 def test_an_accepted_instance_is_a_synthetic_image(store: Store, dataset: Dataset) -> None:
@@ -60,7 +65,10 @@ def test_corrections_of_a_person_count(store: Store, dataset: Dataset) -> None:
 def test_a_negative_image_turns_truth_around(store: Store, dataset: Dataset) -> None:
     decided(store, dataset, Kind.NEGATIVE_IMAGE, Decision.ACCEPT)
     (sample,) = added(store, dataset)
-    assert [(p.text, p.holds, p.box_ids) for p in sample.phrases] == [("a blue mug", True, (sample.boxes[0].id,)), ("a red mug", False, ())]
+    assert [(p.text, p.holds, p.box_ids) for p in sample.phrases] == [
+        ("a blue mug", True, (sample.boxes[0].id,)),
+        ("a red mug", False, ()),
+    ]
 
 
 def test_an_accepted_negative_text_is_a_phrase_that_does_not_hold(store: Store, dataset: Dataset) -> None:
@@ -80,7 +88,9 @@ def test_the_policy_decides_where_nobody_did(store: Store, dataset: Dataset) -> 
     policy = store.review.save_policy("p", [Rule(filter="seam", at_most=1)])
     shard = leased(store, dataset.id, policy_id=policy.id)
     good, _, _ = candidates(store, dataset.id, shard, 3)
-    store.review.add_scores(shard, [Score(candidate_id=good + i, filter="seam", value=v) for i, v in enumerate((0.5, 2.0))])
+    store.review.add_scores(
+        shard, [Score(candidate_id=good + i, filter="seam", value=v) for i, v in enumerate((0.5, 2.0))]
+    )
     assert [sample.candidate_ids for sample in added(store, dataset)] == [(good,)]
 
 

@@ -29,7 +29,9 @@ class Format:
 FORMATS = {
     "coco": Format("coco", "boxes, polygons, RLE masks, crowds, class ids, unknown fields", coco.write),
     "voc": Format("voc", "boxes with whole or fractional corners, part and pose tags, splits", voc.write),
-    "odvg": Format("odvg", "classes or captions with phrases, spans and boxes, for open-vocabulary detectors", odvg.write),
+    "odvg": Format(
+        "odvg", "classes or captions with phrases, spans and boxes, for open-vocabulary detectors", odvg.write
+    ),
 }
 
 
@@ -133,7 +135,9 @@ def _splits(path: Path, pattern: str) -> dict[str, Path]:
         words = re.split(r"[^a-z]+", file.stem.lower())
         split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), file.stem if len(files) > 1 else "")
         if split in found:
-            raise WinnowError(f"{found[split].name} and {file.name} both look like the split {split!r}; import them one by one.")
+            raise WinnowError(
+                f"{found[split].name} and {file.name} both look like the split {split!r}; import them one by one."
+            )
         found[split] = file
     return found
 

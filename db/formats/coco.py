@@ -74,12 +74,19 @@ class Split:
             whole = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise self._broken(first or error) from error
-        if not isinstance(whole, dict) or not all(isinstance(whole.get(key), list) for key in ("images", "annotations")):
+        if not isinstance(whole, dict) or not all(
+            isinstance(whole.get(key), list) for key in ("images", "annotations")
+        ):
             raise self._broken(ValueError("no lists `images` and `annotations`"))
         return whole["images"], whole["annotations"], whole.get("categories") or []
 
     def _broken(self, error: Exception) -> BadDataset:
-        fault = Fault(file=str(self.path), item="the whole file", seen=f"not readable as COCO JSON: {error}", expected="a complete JSON object with images, annotations and categories")  # noqa: E501
+        fault = Fault(
+            file=str(self.path),
+            item="the whole file",
+            seen=f"not readable as COCO JSON: {error}",
+            expected="a complete JSON object with images, annotations and categories",
+        )
         return BadDataset([fault])
 
     def _top_level(self, data: bytes) -> dict[str, Any]:
@@ -105,7 +112,9 @@ class Split:
                 names.add(raw["name"])
                 extra = {key: value for key, value in raw.items() if key not in CATEGORY_KEYS}
                 frequency = raw.get("frequency")
-                found.append(Category(id=len(found), name=raw["name"], source_id=raw["id"], frequency=frequency, extra=extra))
+                found.append(
+                    Category(id=len(found), name=raw["name"], source_id=raw["id"], frequency=frequency, extra=extra)
+                )
         return found
 
     def images(self, first: int) -> list[Image]:
@@ -247,7 +256,9 @@ def _read(files: dict[str, Path]) -> Document:
         if not categories:
             categories = own
         elif own != categories:
-            split.faults.add("categories", "other categories than in the first file", "the same categories in every split")
+            split.faults.add(
+                "categories", "other categories than in the first file", "the same categories in every split"
+            )
         found = split.images(len(images))
         sound = split.check_annotations(found, categories)
         images += found
@@ -385,7 +396,11 @@ def _category_out(category: Category, ids: _SourceIds) -> dict[str, Any]:
 def _box_out(box: Box, ids: _SourceIds) -> dict[str, Any]:
     x1, y1, x2, y2 = box.xyxy
     w, h = box.wh or (x2 - x1, y2 - y1)
-    out: dict[str, Any] = {"id": ids.box(box.id), "image_id": ids.image(box.image_id), "category_id": ids.category(box.category_id or 0)}
+    out: dict[str, Any] = {
+        "id": ids.box(box.id),
+        "image_id": ids.image(box.image_id),
+        "category_id": ids.category(box.category_id or 0),
+    }
     out["bbox"] = [x1, y1, w, h]
     given = box.wh is not None
     if box.area is not None or not given:

@@ -7,7 +7,6 @@ verified to be false of the image, which other readers ignore.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,11 @@ class Reader:
             faults.add(item, f"not readable as JSON: {error}", "one complete JSON object a line")
             return
         if not isinstance(raw, dict) or not isinstance(raw.get("filename"), str) or climbs(raw["filename"]):
-            faults.add(item, f"filename {raw.get('filename')!r}" if isinstance(raw, dict) else "no object", "a path inside the folder")
+            faults.add(
+                item,
+                f"filename {raw.get('filename')!r}" if isinstance(raw, dict) else "no object",
+                "a path inside the folder",
+            )
             return
         if not check_size(faults, item, raw.get("width"), raw.get("height")):
             return
@@ -70,7 +73,8 @@ class Reader:
             width=raw["width"],
             height=raw["height"],
             split=split,
-            extra=extra | {"odvg": {key: _rest(raw[key], {"instances", "caption", "regions", "negatives"}) for key in halves}},
+            extra=extra
+            | {"odvg": {key: _rest(raw[key], {"instances", "caption", "regions", "negatives"}) for key in halves}},
         )
         self.images.append(image)
         if "detection" in halves:
@@ -115,7 +119,11 @@ class Reader:
             return
         outside = [span for span in spans if not 0 <= span[0] < span[1] <= len(parent.text)]
         if outside:
-            faults.add(where, f"span {outside[0]} of {phrase!r}", f"offsets inside the caption of {len(parent.text)} characters")
+            faults.add(
+                where,
+                f"span {outside[0]} of {phrase!r}",
+                f"offsets inside the caption of {len(parent.text)} characters",
+            )
             return
         single = bool(raw.get("bbox")) and not isinstance(raw["bbox"][0], list)
         corners = [_box(value) for value in ([raw["bbox"]] if single else raw.get("bbox") or [])]
@@ -127,7 +135,15 @@ class Reader:
                 self.boxes.append(Box(id=len(self.boxes), image_id=image.id, xyxy=xyxy))
         ids = tuple(range(first, len(self.boxes)))
         extra = _rest(raw, REGION_KEYS) | ({} if single else {"list": True})
-        made = Phrase(id=len(self.phrases), image_id=image.id, text=phrase, parent_id=parent.id, spans=spans, box_ids=ids, extra=extra)
+        made = Phrase(
+            id=len(self.phrases),
+            image_id=image.id,
+            text=phrase,
+            parent_id=parent.id,
+            spans=spans,
+            box_ids=ids,
+            extra=extra,
+        )
         self.phrases.append(made)
 
 
@@ -202,7 +218,12 @@ def _region_out(phrase: Phrase, boxes: dict[int, Box]) -> dict[str, Any]:
     corners = [list(boxes[i].xyxy) for i in phrase.box_ids]
     extra = {key: value for key, value in phrase.extra.items() if key != "list"}
     listed = phrase.extra.get("list") or len(corners) != 1
-    return {"bbox": corners if listed else corners[0], "phrase": phrase.text, "tokens_positive": [list(s) for s in phrase.spans], **extra}
+    return {
+        "bbox": corners if listed else corners[0],
+        "phrase": phrase.text,
+        "tokens_positive": [list(s) for s in phrase.spans],
+        **extra,
+    }
 
 
 def _labels(categories: list[Category]) -> dict[int, int]:
@@ -238,5 +259,3 @@ def _replace(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)
-
-

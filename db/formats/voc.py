@@ -30,7 +30,11 @@ def read(folder: Path) -> Document:
     order = [name for split in splits.values() for name in split if name in files]
     for missing in (name for split in splits.values() for name in split if name not in files):
         expected = f"Annotations/{missing}.xml"
-        faults.append(Fault(file=str(folder / "ImageSets/Main"), item=missing, seen="listed without annotation", expected=expected))
+        faults.append(
+            Fault(
+                file=str(folder / "ImageSets/Main"), item=missing, seen="listed without annotation", expected=expected
+            )
+        )
     split_of = {name: split for split, listed in splits.items() for name in listed}
     for name in [*order, *(name for name in files if name not in split_of)]:
         own = Faults(str(files[name]))
@@ -152,8 +156,17 @@ def _element(image: Image, boxes: list[Box], names: dict[int, str]) -> ElementTr
 
 def _object(box: Box, names: dict[int, str]) -> list[Tag]:
     known = {"name": names[box.category_id or 0], "bndbox": _bndbox(box.xyxy)}
-    blank: list[Tag] = [["name", None], ["pose", "Unspecified"], ["truncated", "0"], ["difficult", "0"], ["bndbox", None]]
-    return [[name, known[name] if value is None and name in known else value] for name, value in box.extra.get("tags", blank)]
+    blank: list[Tag] = [
+        ["name", None],
+        ["pose", "Unspecified"],
+        ["truncated", "0"],
+        ["difficult", "0"],
+        ["bndbox", None],
+    ]
+    return [
+        [name, known[name] if value is None and name in known else value]
+        for name, value in box.extra.get("tags", blank)
+    ]
 
 
 def _bndbox(xyxy: tuple[float, ...]) -> list[Tag]:

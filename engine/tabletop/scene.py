@@ -75,7 +75,7 @@ def _paste(image: Image, thing: Placed) -> None:
 
 def _cast_shadow(image: Image, thing: Placed, light: tuple[float, float]) -> None:
     """Darken the ground in place: a soft copy of what lies flat, a pool at the foot of what stands."""
-    height, width = image.shape[:2]
+    height = image.shape[0]
     h, w = thing.sprite.alpha.shape
     pad = max(h, w)
     if BY_NAME[thing.words.kind].lying:

@@ -156,9 +156,13 @@ def _floor(file: Path, connection: Any) -> None:
         "area REAL, iscrowd INT, segmentation BLOB)"
     )
     connection.execute("BEGIN")
-    connection.executemany("INSERT INTO images VALUES (?,?,?,?)", ((i.id, i.file_name, i.width, i.height) for i in data.images))
+    connection.executemany(
+        "INSERT INTO images VALUES (?,?,?,?)", ((i.id, i.file_name, i.width, i.height) for i in data.images)
+    )
     connection.executemany("INSERT INTO categories VALUES (?,?)", ((c.id, c.name) for c in data.categories))
-    rows = ((a.id, a.image_id, a.category_id, *a.bbox, a.area, a.iscrowd, bytes(a.segmentation)) for a in data.annotations)
+    rows = (
+        (a.id, a.image_id, a.category_id, *a.bbox, a.area, a.iscrowd, bytes(a.segmentation)) for a in data.annotations
+    )
     connection.executemany("INSERT INTO annotations VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
     connection.execute("CREATE INDEX by_image ON annotations (image_id)")
     connection.execute("CREATE INDEX by_category ON annotations (category_id)")

@@ -30,6 +30,7 @@ def page(studio: Studio) -> None:
     with gr.Column(visible=False) as start:
         html(empty("No data set yet", "Load the demo (350 painted scenes, half a minute), or import your own below."))
         demo = gr.Button("Load the demo data set", variant="primary")
+        painting = html()
     listing = grid("Data sets")
     with gr.Accordion("Import a data set", open=False):
         with gr.Row(elem_classes="w-line"):
@@ -67,8 +68,8 @@ def page(studio: Studio) -> None:
     look = [split, category, quarantine, histogram, classes, *shown]
     everything = [start, browser, listing, chosen, *look]
     on_load(studio, opened, everything)
-    submit.click(do(import_one), [folder, name, format, skip], [report, *everything], **LOUD)
-    demo.click(do(load_demo), None, everything, **LOUD)
+    submit.click(do(import_one), [folder, name, format, skip], [report, *everything], show_progress_on=[report], **LOUD)
+    demo.click(do(load_demo), None, everything, show_progress_on=[painting], **LOUD)
     listing.pick(do(picked), None, [chosen, *look], **QUIET)
     chosen.input(do(described), [chosen], look, **QUIET)
     split.input(do(counted), [chosen, split], [histogram, classes], **QUIET)

@@ -145,8 +145,10 @@ def _runs(studio: Studio, wanted: int | None = None) -> Any:
 
 
 def _chosen(found: Sequence[Run], wanted: int | None) -> int | None:
+    """The wanted training, else the one that runs, else the newest."""
     ids = [run.id for run in found]
-    return wanted if wanted in ids else ids[0] if ids else None
+    running = [run.id for run in found if run.state is State.RUNNING]
+    return wanted if wanted in ids else next(iter([*running, *ids]), None)
 
 
 def counted(studio: Studio, dataset: str | None, accepted: bool) -> Html:
