@@ -32,10 +32,11 @@ def import_dataset(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Read a data set and store it under a name. Raises BadDataset with all faults, unless `skip_bad`."""
+    """Read a data set and store it under a name. Raises BadDataset with all faults, unless `skip_bad`. `progress` counts
+    the images twice: while they are checked, and while they are stored."""
     path = path.expanduser()
     document = formats.read(path, format=format, images=images, annotations_only=annotations_only, progress=progress)
-    return studio.store.datasets.import_document(document, name, skip_bad=skip_bad)
+    return studio.store.datasets.import_document(document, name, skip_bad=skip_bad, progress=progress)
 
 
 def load_demo(studio: Studio, progress: Progress | None = None) -> Dataset:

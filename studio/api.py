@@ -62,8 +62,14 @@ class Wanted(BaseModel):
     order: str = Field("oldest", max_length=120)
 
     def queue(self) -> Queue:
-        chosen = {"dataset_id": self.dataset, "run_id": self.run, "kind": self.kind, "category_id": self.category}
-        return Queue(**chosen, human=self.human, order=self.order)
+        return Queue(
+            dataset_id=self.dataset,
+            run_id=self.run,
+            kind=self.kind,
+            category_id=self.category,
+            human=self.human,
+            order=self.order,
+        )
 
 
 class Asked(Wanted):

@@ -17,7 +17,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from gradio.route_utils import FnIndexInferError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import WinnowError
@@ -83,6 +85,10 @@ def _mount(app: FastAPI, studio: Studio) -> None:
             blocked_paths=[str(studio.home)],
             max_file_size="1kb",  # nothing is ever uploaded: data sets are read from the disk of this machine
         )
+    pages = next(route.app for route in app.routes if isinstance(route, Mount))
+    for missing in (KeyError, FnIndexInferError):  # Gradio answers a bare 500 to a function it does not have
+        pages.add_exception_handler(missing, _unknown)
+    pages.add_exception_handler(Exception, _bug)
 
 
 def _pages(studio: Studio) -> gr.Blocks:
@@ -133,6 +139,11 @@ def from_our_pages(scope: Scope) -> bool:
 
 async def _told(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 400)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    logger.warning("no such function at %s: %r", request.url.path, error)
+    return JSONResponse({"error": "This page asked for a function that is not here; reload it."}, 404)
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:

@@ -215,13 +215,23 @@ def train(
     preset: Annotated[str, typer.Option(help="detector preset")] = "tiny_atss",
     iterations: Annotated[int | None, typer.Option(min=1, help="optimizer steps (default: the preset's)")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="images a step (default: the preset's)")] = None,
+    image_size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT the images are fitted into")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    eval_interval: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
     seed: Seed = 0,
     wait: Wait = True,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Train a detector on a snapshot. Stopping keeps a checkpoint: `winnow resume RUN` goes on from there."""
-    options = {k: v for k, v in (("iterations", iterations), ("batch_size", batch_size)) if v is not None}
+    given = {
+        "iterations": iterations,
+        "batch_size": batch_size,
+        "image_size": image_size.lower().split("x") if image_size else None,
+        "lr": lr,
+        "eval_interval": eval_interval,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
     with studio_at(home) as studio:
         run = actions.start_training(studio, snapshot=snapshot, preset=preset, options=options, seed=seed)
         follow(studio, run, wait)

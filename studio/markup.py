@@ -29,7 +29,7 @@ def _attributes(attributes: dict[str, Any]) -> Iterable[str]:
         if value is None or value is False:
             continue
         known = name.rstrip("_").replace("_", "-")
-        yield f" {known}" if value is True else f' {known}="{escape(_text(value))}"'
+        yield f' {known}="{"" if value is True else escape(_text(value))}"'
 
 
 def _inner(children: Iterable[Any]) -> str:

@@ -43,15 +43,16 @@ def _thumbnail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], name
 
 
 def _turn(trail: Sequence[int], following: int | None) -> Html:
-    before = ",".join(map(str, trail[:-1]))
-    after = ",".join(map(str, (*trail, following)))
+    before = trail[:-1] or None
+    after = None if following is None else (*trail, following)
     return tag(
-        "div",
-        tag("button", "Previous", type="button", disabled=len(trail) < 2, data_turn=before),
-        tag("span", f"page {len(trail)}"),
-        tag("button", "Next", type="button", disabled=following is None, data_turn=after),
-        class_="w-turn",
+        "div", _button("Previous", before), tag("span", f"page {len(trail)}"), _button("Next", after), class_="w-turn"
     )
+
+
+def _button(name: str, trail: Sequence[int] | None) -> Html:
+    to = None if trail is None else ",".join(map(str, trail))
+    return tag("button", name, type="button", disabled=trail is None, data_turn=to)
 
 
 def detail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: Names) -> Html:

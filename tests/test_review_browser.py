@@ -143,6 +143,24 @@ def test_keys_are_left_alone_where_one_types_or_means_something_else(page, addre
     assert humans(kept, ids)[1:] == [None] * 7
 
 
+def test_one_compares_before_and_after_by_key(page, address, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    frames, laid_over = page.locator(".review .frame"), page.locator(".review img.peek")
+    assert [frames.count(), laid_over.is_visible()] == [2, False]
+    page.keyboard.down("b")
+    assert laid_over.is_visible()
+    page.keyboard.up("b")
+    assert not laid_over.is_visible()
+    page.keyboard.press("m")
+    page.keyboard.press("m")
+    assert [frames.nth(0).is_visible(), frames.nth(1).is_visible()] == [False, True]
+    page.keyboard.press("h")
+    assert not page.locator(".review .boxes.now").is_visible()
+    fits = page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+    assert fits, "the page scrolls at 1280 x 720"
+
+
 def test_an_undo_reaches_back_over_a_reload(page, address, kept, waiting) -> None:
     dataset, ids = waiting
     open_queue(page, address, f"dataset={dataset.id}", ids[0])

@@ -264,9 +264,9 @@ def plain_app(home: Path) -> Any:
     def shown(at: int) -> tuple[int, str, str, str]:
         (candidate,) = store.review.candidates([ids[at]])
         card = views.cards(store, [candidate])[0]
-        paths = [str(store.blobs.path(str(side["url"]).rpartition("/")[2])) for side in (card["before"], card["after"])]
+        before, after = (str(store.blobs.path(card[side]["url"].rpartition("/")[2])) for side in ("before", "after"))
         rows = "".join(f"<li>{row['title']} {row['value']} {row['rule']} {row['state']}</li>" for row in card["scores"])
-        return at, *paths, f"<p>{candidate.text_before}</p><p>{candidate.text_after}</p><ul>{rows}</ul>"
+        return at, before, after, f"<p>{candidate.text_before}</p><p>{candidate.text_after}</p><ul>{rows}</ul>"
 
     def accept(at: int) -> tuple[int, str, str, str]:
         verdict = NewVerdict(op_id=f"plain-{at}-{time.time_ns()}", candidate_id=ids[at], decision=Decision.ACCEPT)

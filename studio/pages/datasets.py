@@ -106,10 +106,10 @@ def import_one(
         made = actions.import_dataset(
             studio,
             where,
-            name.strip() or where.stem,
+            name.strip() or (where.stem if where.is_file() else where.name),
             format=None if format == GUESS else format,
             skip_bad=skip,
-            progress=lambda done, total: progress((done, total), desc="Checking images"),
+            progress=lambda done, total: progress((done, total), desc="Reading images"),
         )
     except BadDataset as error:
         number = len(error.faults)

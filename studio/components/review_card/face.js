@@ -23,7 +23,8 @@ function frame(card, caption, layers, boxes) {
   return el("figure", { class: `frame${pictures.length > 1 ? " double" : ""}` }, el("div", { class: "room" }, fitted));
 }
 
-function boxLayer(card, own, kind) {
+// Boxes and labels over a picture; `kind` is "was" or "now", `layer` names the picture they belong to.
+function boxLayer(card, own, kind, layer = kind) {
   const [width, height] = card.size;
   const rect = ([x1, y1, x2, y2], name, label) =>
     svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: name }, label ? svg("title", {}, label) : null);
@@ -32,7 +33,7 @@ function boxLayer(card, own, kind) {
   const shapes = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" }, others, mine);
   const named = card.others.length <= FEW ? card.others : [];
   const chips = named.map((box) => chip(card, box.xyxy, box.label, "other"));
-  return [el("div", { class: `boxes ${kind}` }, shapes, chips, own?.xyxy ? chip(card, own.xyxy, own.label, "own") : null)];
+  return [el("div", { class: `boxes ${layer}` }, shapes, chips, own?.xyxy ? chip(card, own.xyxy, own.label, "own") : null)];
 }
 
 function chip(card, [x1, y1], label, name) {
@@ -48,7 +49,7 @@ export function frames(card, pictures) {
   if (!card.after) return [frame(card, "", [pictures.before], boxLayer(card, card.before, "now"))];
   const was = boxLayer(card, card.before, "was");
   const now = boxLayer(card, card.after, "now");
-  const peeked = boxLayer(card, card.before, "was peek");
+  const peeked = boxLayer(card, card.before, "was", "peek");
   return [frame(card, "Before", [pictures.before], was), frame(card, "After", [pictures.after, pictures.peek], [...now, ...peeked])];
 }
 
