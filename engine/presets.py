@@ -11,8 +11,8 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     iterations: int = Field(3000, ge=1, le=10_000_000, description="optimizer steps")
     batch_size: int = Field(8, ge=1, le=1024, description="images a step")
-    image_size: tuple[int, int] = Field((320, 240), description="width, height the images are fitted into, pixels")
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    image_size: tuple[int, int] = Field((256, 192), description="width, height the images are fitted into, pixels")
+    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
     eval_interval: int = Field(500, ge=1, description="steps between evaluations on the validation split")
 
 

@@ -1,8 +1,9 @@
-"""Images of a data set with their boxes drawn over them: as thumbnails, and one in full with its texts."""
+"""Images with their boxes drawn over them: thumbnails, one in full with its texts, candidates before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from db.records import Box, Image, Phrase
 from studio.markup import Html, join, tag
@@ -114,3 +115,36 @@ def _rectangle(box: Box, names: Names) -> Html:
     x1, y1, x2, y2 = box.xyxy
     position = list(names).index(box.category_id) if box.category_id in names else 0
     return tag("rect", x=x1, y=y1, width=x2 - x1, height=y2 - y1, class_=f"b{position % COLOURS}")
+
+
+# Candidates
+
+SAYS = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", "pending": "Not decided yet."}
+
+
+def candidate(card: Mapping[str, Any]) -> Html:
+    """A small version of a review card (`views.card`): before and after, texts with the changed words, scores."""
+    sides = [_side(card[side], card["size"]) for side in ("before", "after") if card[side]]
+    texts, policy = card["texts"], card["policy"]
+    said = tag("p", _marked(texts["before"]), " → ", _marked(texts["after"])) if texts else None
+    word = tag("p", tag("span", SAYS[policy["says"]], class_=f"says {policy['says']}"), " ", policy["by"])
+    chips = [
+        tag("span", f"{row['title']} {row['value'] or '–'}", class_=row["state"], title=row["reason"])
+        for row in card["scores"]
+    ]
+    pair = tag("div", sides, class_="pair" if len(sides) > 1 else "pair single")
+    return tag("article", pair, tag("div", said, word, tag("div", chips, class_="w-chips")), class_="w-card")
+
+
+def _side(picture: Mapping[str, Any], size: Sequence[int]) -> Html:
+    width, height = size
+    x1, y1, x2, y2 = picture["xyxy"] or (0, 0, 0, 0)
+    pixels = tag("image", href=f"{picture['thumb']}?size=320", width=width, height=height)
+    box = tag("rect", x=x1, y=y1, width=x2 - x1, height=y2 - y1) if picture["xyxy"] else None
+    return tag(
+        "svg", pixels, box, viewBox=f"0 0 {width} {height}", role="img", aria_label=picture["label"], class_="w-picture"
+    )
+
+
+def _marked(segments: Sequence[tuple[str, bool]]) -> list[Html | str]:
+    return [tag("mark", text) if changed else text for text, changed in segments]

@@ -75,7 +75,7 @@ def classes(counted: Sequence[tuple[Category, int, int]]) -> Html:
     return tag("div", table(("Class", "Boxes", "Images", "Boxes an image"), rows), class_="w-scroll")
 
 
-# Recipes and candidates
+# Recipes
 
 
 def recipe(chosen: Recipe, pack: Pack) -> Html:
@@ -106,35 +106,6 @@ def _list(values: Sequence[str]) -> str:
 
 def _bounds(low: float | None, high: float | None) -> str:
     return " and ".join(f"{sign} {value:g}" for sign, value in (("≥", low), ("≤", high)) if value is not None)
-
-
-def candidate(card: Mapping[str, Any]) -> Html:
-    """A small version of a review card (`views.card`): before and after, texts with the changed words, scores."""
-    pictures = [card[side] for side in ("before", "after") if card[side]]
-    pair = tag(
-        "div",
-        [tag("img", src=f"{one['thumb']}?size=320", alt="", width="100%") for one in pictures],
-        class_=_pair(pictures),
-    )
-    texts = card["texts"]
-    said = tag("p", _marked(texts["before"]), " → ", _marked(texts["after"])) if texts else None
-    verdict = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", "pending": "Not decided yet."}[
-        card["policy"]["says"]
-    ]
-    chips = [
-        tag("span", f"{row['title']} {row['value'] or '–'}", class_=row["state"], title=row["reason"])
-        for row in card["scores"]
-    ]
-    word = tag("p", tag("span", verdict, class_=f"says {card['policy']['says']}"), " ", card["policy"]["by"])
-    return tag("article", pair, tag("div", said, word, tag("div", chips, class_="w-chips")), class_="w-card")
-
-
-def _pair(pictures: Sequence[Any]) -> str:
-    return "pair" if len(pictures) > 1 else "pair single"
-
-
-def _marked(segments: Sequence[tuple[str, bool]]) -> list[Html | str]:
-    return [tag("mark", text) if changed else text for text, changed in segments]
 
 
 # Runs

@@ -403,7 +403,12 @@ def test_an_export_never_overwrites_and_leaves_no_half_file(tmp_path: Path, stor
 
 
 @pytest.mark.parametrize(
-    ("format", "lost"), [("coco", ["12 captions and phrases"]), ("voc", ["12 captions and phrases"]), ("odvg", [])]
+    ("format", "lost"),
+    [
+        ("coco", ["12 captions and phrases"]),
+        ("voc", ["12 captions and phrases", "18 ids of images and boxes"]),
+        ("odvg", ["18 ids of images and boxes"]),
+    ],
 )
 def test_an_export_has_the_images_and_says_what_is_lost(
     tmp_path: Path, store: Store, dataset: Any, format: str, lost: list[str]

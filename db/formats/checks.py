@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from PIL import ExifTags
 from PIL import Image as Picture
-from PIL import UnidentifiedImageError
 
 from db.records import XYXY, Fault, Image
 
 Progress = Callable[[int, int], None]
+UNDECODABLE = (  # what the decoders raise when a hostile file makes them stumble
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error, Picture.DecompressionBombError),
+)
 SUFFIXES = {"JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "WEBP": {".webp"}}
 MAX_PIXELS = 64_000_000
+ORIENTATION = ExifTags.Base.Orientation
 PLAIN = re.compile(r"[\w][\w./ -]*")  # names that are relative on every system
+SURROGATE = re.compile("[\ud800-\udfff]")
 SLACK = 0.5  # pixels a box may stand out of its image: annotation tools round
+LARGEST = 1e15  # of a coordinate or area: above, a double no longer tells neighbouring tenths apart
+WHOLE = 2**63  # ids and other whole numbers are stored in 64 bits
+DEPTH = 64  # of nested lists and objects in unknown fields
 
 
 class Faults(list[Fault]):
@@ -31,15 +42,61 @@ class Faults(list[Fault]):
 
 
 def is_number(value: object) -> bool:
-    """A finite JSON number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite JSON number; true and false are none, and neither is one too large to calculate with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def is_whole(value: object) -> bool:
+    """A whole JSON number of at most 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -WHOLE <= value < WHOLE
+
+
+def is_text(value: object) -> bool:
+    """A string that can be stored: half a surrogate pair cannot be encoded."""
+    return isinstance(value, str) and (value.isascii() or not SURROGATE.search(value))
+
+
+def unstorable(value: object) -> str | None:
+    """What in a JSON value would be lost or changed when it is stored and written again; None when nothing would.
+
+    NaN and infinity are no JSON, whole numbers beyond 64 bits and half surrogate pairs have no place in a database.
+    """
+    pending: list[tuple[object, int]] = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > DEPTH:
+            return f"lists or objects nested more than {DEPTH} deep"
+        if isinstance(item, dict):
+            pending += ((part, depth + 1) for pair in item.items() for part in pair)
+        elif isinstance(item, list | tuple):
+            pending += ((part, depth + 1) for part in item)
+        elif isinstance(item, str) and not is_text(item):
+            return f"the text {item!r:.80} with half a surrogate pair"
+        elif isinstance(item, float) and not math.isfinite(item):
+            return f"the number {item}"
+        elif isinstance(item, int) and not -WHOLE <= item < WHOLE:
+            return "a whole number of more than 64 bits"
+    return None
+
+
+def check_storable(faults: Faults, item: str, value: object) -> bool:
+    seen = unstorable(value)
+    if seen is not None:
+        faults.add(item, seen, "finite numbers of at most 64 bits and complete characters")
+    return seen is None
+
+
+def short(value: object) -> str:
+    """A value for a fault: never longer than 120 characters."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def check_box(faults: Faults, item: str, xyxy: XYXY, image: Image) -> bool:
     """Whether the box is finite, has a positive size and lies inside its image."""
     x1, y1, x2, y2 = xyxy
-    if not all(map(math.isfinite, xyxy)):
-        faults.add(item, f"box {list(xyxy)}", "finite numbers")
+    if not all(map(is_number, xyxy)):
+        faults.add(item, f"box {short(list(xyxy))}", "finite numbers")
     elif x2 <= x1 or y2 <= y1:
         faults.add(item, f"a box {x2 - x1:g} wide and {y2 - y1:g} high", "a positive width and height")
     elif x1 < -SLACK or y1 < -SLACK or x2 > image.width + SLACK or y2 > image.height + SLACK:
@@ -66,13 +123,21 @@ def climbs(name: str) -> bool:
     return not name or "\0" in name or ".." in parts or name.startswith(("/", "\\")) or bool(windows.drive)
 
 
+def is_file(path: Path) -> bool:
+    """Like `Path.is_file`, and False as well for a name that the file system refuses."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
+
+
 def locate(faults: Faults, item: str, root: Path, name: str) -> Path | None:
     """The image file, if its name stays inside `root` (symbolic links followed) and it is there."""
     if climbs(name):
         faults.add(item, f"file name {name!r}", "a path inside the folder of the images")
         return None
     path = root / name
-    if not path.is_file():
+    if not is_file(path):
         faults.add(item, f"no file {path}", "an image file; or import the annotations only")
         return None
     if not path.resolve().is_relative_to(root.resolve()):
@@ -82,21 +147,27 @@ def locate(faults: Faults, item: str, root: Path, name: str) -> Path | None:
 
 
 def check_picture(faults: Faults, item: str, path: Path, width: int, height: int) -> bool:
-    """Decode the whole file: it must be what its suffix says, intact, and of the size that is annotated."""
+    """Decode the whole file: it must be what its suffix says, intact, and of the size that is annotated.
+
+    Sizes are those of the stored pixels: a rotation noted in the EXIF data is not applied.
+    """
     try:
         with Picture.open(path, formats=tuple(SUFFIXES)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                faults.add(item, f"{path.name} has {picture.width} x {picture.height} pixels", "at most 64 megapixels")
-                return False
             kind, size = picture.format or "", picture.size
+            if size[0] * size[1] > MAX_PIXELS:
+                faults.add(item, f"{path.name} has {size[0]} x {size[1]} pixels", "at most 64 megapixels")
+                return False
+            picture.draft("L", (size[0] // 8, size[1] // 8))  # a JPEG is read to its end, but not put together in full
             picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Picture.DecompressionBombError) as error:
-        faults.add(item, f"{path.name} cannot be decoded ({error})", "an intact JPEG, PNG or WebP image")
+            rotated = picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except UNDECODABLE as error:
+        faults.add(item, f"{path.name} cannot be decoded ({short(error)})", "an intact JPEG, PNG or WebP image")
         return False
     if path.suffix.lower() not in SUFFIXES[kind]:
         faults.add(item, f"{path.name} holds a {kind} image", f"the suffix {' or '.join(sorted(SUFFIXES[kind]))}")
     elif size != (width, height):
-        faults.add(item, f"{path.name} is {size[0]} x {size[1]}", f"{width} x {height}, as annotated")
+        why = ", and its EXIF data ask for a rotation" if rotated else ""
+        faults.add(item, f"{path.name} is {size[0]} x {size[1]}{why}", f"{width} x {height}, as annotated")
     else:
         return True
     return False

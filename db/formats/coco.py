@@ -1,15 +1,17 @@
 """COCO instances: boxes, polygons, RLE, crowds. Reads and writes without losing an id, a field or a digit.
 
 Polygons are carried as raw JSON and never parsed. The usual fields are decoded into typed structs; a file whose
-annotations have others takes a slower path that keeps them.
+annotations have others takes a slower path that keeps them. A missing `iscrowd` is noted as None in `Box.extra`, and so
+are an `area` or a `segmentation` that is null.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -17,19 +19,32 @@ import orjson
 from db.bulk import without_gc
 from db.document import Document
 from db.errors import BadDataset
-from db.formats.checks import Faults, check_box, check_size, climbs, is_number
+from db.formats.checks import (
+    WHOLE,
+    Faults,
+    check_box,
+    check_size,
+    check_storable,
+    climbs,
+    is_number,
+    is_text,
+    is_whole,
+    short,
+)
+from db.formats.writing import carried, is_private
 from db.records import XYXY, Box, Category, Fault, Image
 
 Id = int | str
+Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
 
 
 class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    id: Id
-    image_id: Id
-    category_id: Id
+    id: Id64
+    image_id: Id64
+    category_id: Id64
     bbox: tuple[float, float, float, float]
-    area: float | None = None
-    iscrowd: int | None = None
+    area: float | msgspec.UnsetType = msgspec.UNSET
+    iscrowd: Literal[0, 1] | msgspec.UnsetType = msgspec.UNSET
     segmentation: msgspec.Raw = msgspec.Raw()
 
 
@@ -41,7 +56,7 @@ class File(msgspec.Struct):
     categories: list[dict[str, Any]] = []
 
 
-KNOWN = {"images", "annotations", "categories"}
+KNOWN = ("images", "annotations", "categories")
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 CATEGORY_KEYS = {"id", "name", "frequency"}
 ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
@@ -52,7 +67,7 @@ class Split:
 
     def __init__(self, path: Path, name: str, faults: Faults) -> None:
         self.path, self.name, self.faults = path, name, faults
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         self.raw_images, self.annotations, self.raw_categories = self._decode(data)
         self.info = self._top_level(data)
 
@@ -61,48 +76,45 @@ class Split:
         try:
             whole = msgspec.json.decode(data, type=File)
             return whole.images, whole.annotations, whole.categories
-        except msgspec.ValidationError:
-            return self._loosely(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if b"NaN" in data or b"Infinity" in data or b"e" in data:
-                return self._loosely(data, error)
-            raise self._broken(error) from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            lists = self._loosely(data)
+        return (*(lists.get(key, []) for key in KNOWN),)
 
-    def _loosely(self, data: bytes, first: Exception | None = None) -> tuple[list[Any], list[Any], list[Any]]:
+    def _loosely(self, data: bytes) -> dict[str, Any]:
         """Python's reader takes NaN and Infinity, so that the items that hold them can be named."""
         try:
-            whole = json.loads(data)
+            whole = _json(data)
         except (ValueError, RecursionError) as error:
-            raise self._broken(first or error) from error
-        if not isinstance(whole, dict) or not all(
-            isinstance(whole.get(key), list) for key in ("images", "annotations")
-        ):
-            raise self._broken(ValueError("no lists `images` and `annotations`"))
-        return whole["images"], whole["annotations"], whole.get("categories") or []
+            raise self._broken(f"not readable as JSON: {error}") from error
+        if not isinstance(whole, dict):
+            raise self._broken(f"a {type(whole).__name__} at the top")
+        for key in KNOWN:
+            if not isinstance(whole.get(key, [] if key == "categories" else None), list):
+                raise self._broken(f"{key}: {short(whole[key])}" if key in whole else f"no {key}")
+        return whole
 
-    def _broken(self, error: Exception) -> BadDataset:
-        fault = Fault(
-            file=str(self.path),
-            item="the whole file",
-            seen=f"not readable as COCO JSON: {error}",
-            expected="a complete JSON object with images, annotations and categories",
-        )
-        return BadDataset([fault])
+    def _broken(self, seen: str) -> BadDataset:
+        expected = "a complete JSON object with the lists images, annotations and categories"
+        return BadDataset([Fault(file=str(self.path), item="the whole file", seen=seen, expected=expected)])
 
     def _top_level(self, data: bytes) -> dict[str, Any]:
         """Everything beside images, annotations and categories, in the order of the file."""
         try:
             parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        except msgspec.DecodeError:
-            return {}
-        return {key: msgspec.json.decode(raw) for key, raw in parts.items() if key not in KNOWN}
+            found = {key: msgspec.json.decode(raw) for key, raw in parts.items() if key not in KNOWN}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = {key: value for key, value in _json(data).items() if key not in KNOWN}
+        return found if check_storable(self.faults, f"the fields {', '.join(found)}", found) else {}
 
     def categories(self) -> list[Category]:
-        found, ids, names = [], set(), set()
+        found: list[Category] = []
+        ids, names = set(), set()
         for number, raw in enumerate(self.raw_categories):
             item = f"category #{number}"
-            if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not isinstance(raw.get("name"), str):
-                self.faults.add(item, f"{_short(raw)}", "an object with an id and a name")
+            if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not _is_name(raw.get("name")):
+                self.faults.add(item, short(raw), "an object with an id and a name")
+            elif not check_storable(self.faults, item, raw):
+                continue
             elif raw["id"] in ids:
                 self.faults.add(item, f"id {raw['id']!r} a second time", "every category id once")
             elif raw["name"] in names:
@@ -110,15 +122,12 @@ class Split:
             else:
                 ids.add(raw["id"])
                 names.add(raw["name"])
-                extra = {key: value for key, value in raw.items() if key not in CATEGORY_KEYS}
-                frequency = raw.get("frequency")
-                found.append(
-                    Category(id=len(found), name=raw["name"], source_id=raw["id"], frequency=frequency, extra=extra)
-                )
+                found.append(_category(len(found), raw))
         return found
 
     def images(self, first: int) -> list[Image]:
-        found, ids = [], set()
+        found: list[Image] = []
+        ids: set[Id | None] = set()
         for number, raw in enumerate(self.raw_images):
             image = self._image(number, raw, ids, first + len(found))
             if image is not None:
@@ -126,21 +135,23 @@ class Split:
                 found.append(image)
         return found
 
-    def _image(self, number: int, raw: Any, ids: set[Id], ordinal: int) -> Image | None:
+    def _image(self, number: int, raw: Any, ids: set[Id | None], ordinal: int) -> Image | None:
         item = f"image #{number}"
-        if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not isinstance(raw.get("file_name"), str):
-            self.faults.add(item, _short(raw), "an object with id, file_name, width and height")
+        if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not is_text(raw.get("file_name")):
+            self.faults.add(item, short(raw), "an object with id, file_name, width and height")
             return None
-        item = f"image id {raw['id']!r} (#{number})"
+        item = f"image id {short(raw['id'])} (#{number})"
         if raw["id"] in ids:
             self.faults.add(item, "the id a second time", "every image id once")
             return None
         if climbs(raw["file_name"]):
-            self.faults.add(item, f"file name {raw['file_name']!r}", "a path inside the folder of the images")
+            self.faults.add(item, f"file name {short(raw['file_name'])}", "a path inside the folder of the images")
             return None
         if not check_size(self.faults, item, raw.get("width"), raw.get("height")):
             return None
         extra = {key: value for key, value in raw.items() if key not in IMAGE_KEYS}
+        if not check_storable(self.faults, item, extra):
+            return None
         return Image(
             id=ordinal,
             file_name=raw["file_name"],
@@ -175,28 +186,37 @@ class Split:
         fields = _fields(raw)
         item = f"annotation #{number}"
         if not isinstance(fields, dict) or not _is_id(fields.get("id")):
-            self.faults.add(item, _short(fields), "an object with an id")
+            self.faults.add(item, short(fields), "an object with an id")
             return False
-        item = f"annotation id {fields['id']!r} (#{number})"
+        item = f"annotation id {short(fields['id'])} (#{number})"
         if fields["id"] in seen:
             self.faults.add(item, "the id a second time", "every annotation id once")
             return False
         seen.add(fields["id"])
         image = self._image_of.get(_key(fields.get("image_id")))
-        if image is None:
-            self.faults.add(item, f"image_id {fields.get('image_id')!r}", "the id of a sound image of this file")
+        wrong = self._wrong(fields, image)
+        if wrong is not None:
+            self.faults.add(item, *wrong)
             return False
-        if _key(fields.get("category_id")) not in self._category_of:
-            self.faults.add(item, f"category_id {fields.get('category_id')!r}", "the id of a category of this file")
-            return False
+        assert image is not None
+        return check_box(self.faults, item, _corners(fields["bbox"]), image) and check_storable(
+            self.faults, item, fields
+        )
+
+    def _wrong(self, fields: dict[str, Any], image: Image | None) -> tuple[str, str] | None:
+        """What was seen and what would be right, of the first field that is wrong."""
         bbox = fields.get("bbox")
+        if image is None:
+            return f"image_id {short(fields.get('image_id'))}", "the id of a sound image of this file"
+        if _key(fields.get("category_id")) not in self._category_of:
+            return f"category_id {short(fields.get('category_id'))}", "the id of a category of this file"
         if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(is_number, bbox)):
-            self.faults.add(item, f"bbox {bbox!r}", "four finite numbers: x, y, width, height")
-            return False
+            return f"bbox {short(bbox)}", "four finite numbers: x, y, width, height"
         if fields.get("area") is not None and not is_number(fields["area"]):
-            self.faults.add(item, f"area {fields['area']!r}", "a finite number")
-            return False
-        return check_box(self.faults, item, _corners(bbox), image)
+            return f"area {short(fields['area'])}", "a finite number"
+        if not is_whole(fields.get("iscrowd", 0)) or fields.get("iscrowd", 0) not in (0, 1):
+            return f"iscrowd {short(fields['iscrowd'])}", "0 or 1"
+        return None
 
     def boxes(self, sound: list[int], first: int) -> Iterator[Box]:
         for ordinal, number in enumerate(sound, first):
@@ -205,6 +225,10 @@ class Split:
 
     def _typed(self, ordinal: int, raw: Annotation) -> Box:
         x, y, w, h = raw.bbox
+        segmentation = bytes(raw.segmentation)
+        extra: dict[str, Any] = {} if raw.iscrowd is not msgspec.UNSET else {"iscrowd": None}
+        if segmentation == b"null":
+            segmentation, extra = b"", {**extra, "segmentation": None}
         return Box(
             id=ordinal,
             image_id=self._image_of[raw.image_id].id,
@@ -212,15 +236,15 @@ class Split:
             category_id=self._category_of[raw.category_id],
             source_id=raw.id,
             wh=(w, h),
-            area=raw.area,
+            area=None if raw.area is msgspec.UNSET else raw.area,
             crowd=raw.iscrowd == 1,
-            segmentation=bytes(raw.segmentation) or None,
-            extra={"iscrowd": None} if raw.iscrowd is None else {},
+            segmentation=segmentation or None,
+            extra=extra,
         )
 
     def _loose(self, ordinal: int, raw: dict[str, Any]) -> Box:
+        nulls = {key: None for key in ("area", "segmentation") if key in raw and raw[key] is None}
         segmentation = raw.get("segmentation")
-        extra = {key: value for key, value in raw.items() if key not in ANNOTATION_KEYS}
         return Box(
             id=ordinal,
             image_id=self._image_of[raw["image_id"]].id,
@@ -231,7 +255,9 @@ class Split:
             area=raw.get("area"),
             crowd=raw.get("iscrowd") == 1,
             segmentation=None if segmentation is None else orjson.dumps(segmentation),
-            extra=extra | ({} if "iscrowd" in raw else {"iscrowd": None}),
+            extra={k: v for k, v in raw.items() if k not in ANNOTATION_KEYS}
+            | ({} if "iscrowd" in raw else {"iscrowd": None})
+            | nulls,
         )
 
 
@@ -255,10 +281,11 @@ def _read(files: dict[str, Path]) -> Document:
         own = split.categories()
         if not categories:
             categories = own
-        elif own != categories:
-            split.faults.add(
-                "categories", "other categories than in the first file", "the same categories in every split"
-            )
+        elif own != categories:  # its class ids mean something else: none of it can be used
+            expected = f"the {len(categories)} categories of {next(iter(files.values())).name}, in the same order"
+            split.faults.add("categories", f"{len(own)} other categories", expected)
+            faults += split.faults
+            continue
         found = split.images(len(images))
         sound = split.check_annotations(found, categories)
         images += found
@@ -285,15 +312,16 @@ def write(document: Document, folder: Path) -> list[str]:
     files = {split: _Writer(folder / f"{split or 'annotations'}.json", document, split) for split in images or {"": []}}
     try:
         for split, found in images.items():
-            files[split].array("images", (_image_out(image, ids) for image in found))
+            files[split].array("images", (_image_out(image, ids, document.format) for image in found))
         for writer in files.values():
             writer.begin("annotations")
-        skipped = 0
+        skipped = private = 0
         for box in document.boxes():
             if box.category_id is None:
                 skipped += 1
                 continue
-            files[split_of[box.image_id]].item(_box_out(box, ids))
+            private += document.format != "coco" and is_private(box.extra, document.format)
+            files[split_of[box.image_id]].item(_box_out(box, ids, document.format))
         for writer in files.values():
             writer.end()
             writer.array("categories", (_category_out(category, ids) for category in document.categories))
@@ -302,13 +330,17 @@ def write(document: Document, folder: Path) -> list[str]:
         for writer in files.values():
             writer.discard()
         raise
-    return _losses(document, skipped)
+    return _losses(document, skipped, private)
 
 
-def _losses(document: Document, skipped: int) -> list[str]:
-    losses = [f"{skipped} boxes without a category"] if skipped else []
+def _losses(document: Document, skipped: int, private: int) -> list[str]:
     phrases = sum(1 for _ in document.phrases())
-    return losses + ([f"{phrases} captions and phrases"] if phrases else [])
+    counts = {
+        "boxes without a category": skipped,
+        "captions and phrases": phrases,
+        f"boxes with fields that only {document.format} has": private,
+    }
+    return [f"{count} {kind}" for kind, count in counts.items() if count]
 
 
 class _SourceIds:
@@ -383,9 +415,10 @@ class _Writer:
         self._part.unlink(missing_ok=True)
 
 
-def _image_out(image: Image, ids: _SourceIds) -> dict[str, Any]:
+def _image_out(image: Image, ids: _SourceIds, source: str) -> dict[str, Any]:
     size = {"width": image.width, "height": image.height}
-    return {"id": ids.image(image.id), "file_name": image.file_name, **size, **image.extra}
+    extra = carried(image.extra, source, IMAGE_KEYS)
+    return {"id": ids.image(image.id), "file_name": image.file_name, **size, **extra}
 
 
 def _category_out(category: Category, ids: _SourceIds) -> dict[str, Any]:
@@ -393,23 +426,24 @@ def _category_out(category: Category, ids: _SourceIds) -> dict[str, Any]:
     return {"id": ids.category(category.id), "name": category.name, **frequency, **category.extra}
 
 
-def _box_out(box: Box, ids: _SourceIds) -> dict[str, Any]:
+def _box_out(box: Box, ids: _SourceIds, source: str) -> dict[str, Any]:
     x1, y1, x2, y2 = box.xyxy
     w, h = box.wh or (x2 - x1, y2 - y1)
+    absent = box.extra if source == "coco" else {}
     out: dict[str, Any] = {
         "id": ids.box(box.id),
         "image_id": ids.image(box.image_id),
         "category_id": ids.category(box.category_id or 0),
+        "bbox": [x1, y1, w, h],
     }
-    out["bbox"] = [x1, y1, w, h]
-    given = box.wh is not None
-    if box.area is not None or not given:
+    if box.area is not None or box.wh is None:
         out["area"] = w * h if box.area is None else box.area
-    if "iscrowd" not in box.extra:
+    if "iscrowd" not in absent:
         out["iscrowd"] = int(box.crowd)
     if box.segmentation is not None:
         out["segmentation"] = orjson.Fragment(box.segmentation)
-    return out | {key: value for key, value in box.extra.items() if key != "iscrowd"}
+    out |= {key: None for key in ("area", "segmentation") if key in absent}
+    return out | carried(box.extra, source, ANNOTATION_KEYS)
 
 
 def _corners(bbox: Any) -> XYXY:
@@ -417,18 +451,45 @@ def _corners(bbox: Any) -> XYXY:
     return (x, y, x + w, y + h)
 
 
+def _category(number: int, raw: dict[str, Any]) -> Category:
+    frequency = raw.get("frequency")
+    known = CATEGORY_KEYS if isinstance(frequency, str) else CATEGORY_KEYS - {"frequency"}
+    extra = {key: value for key, value in raw.items() if key not in known}
+    return Category(
+        id=number,
+        name=raw["name"],
+        source_id=raw["id"],
+        frequency=frequency if isinstance(frequency, str) else None,
+        extra=extra,
+    )
+
+
+def _json(data: bytes) -> Any:
+    """The JSON value of UTF-8 bytes, with NaN and infinities. Raises ValueError that tells the place in bytes."""
+    text = ""
+    try:
+        text = data.decode()
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} of {len(data)} is no UTF-8") from error
+    except json.JSONDecodeError as error:
+        place = len(text[: error.pos].encode())
+        raise ValueError(f"{error.msg} at byte {place} of {len(data)}") from error
+
+
 def _fields(raw: Any) -> Any:
-    return msgspec.structs.asdict(raw) if isinstance(raw, Annotation) else raw
+    if not isinstance(raw, Annotation):
+        return raw
+    return {key: value for key, value in msgspec.structs.asdict(raw).items() if type(value) in (int, float, str, tuple)}
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+    return is_whole(value) or is_text(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _key(value: object) -> Any:
     return value if _is_id(value) else None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

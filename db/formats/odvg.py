@@ -1,161 +1,180 @@
 """ODVG, the JSON lines of open-vocabulary detectors: detection records with classes, grounding records with captions.
 
 A line is an image; two lines may show the same file. Winnow adds one key to a grounding record, `negatives`: texts
-verified to be false of the image, which other readers ignore.
+verified to be false of the image, which other readers ignore. Unknown fields of a line and of its halves are kept in
+`Image.extra["odvg"]`, those of an instance in `Box.extra`, those of a region in `Phrase.extra`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
-from msgspec.structs import replace
 
 from db.document import Document
-from db.formats.checks import Faults, check_box, check_size, climbs, is_number
+from db.formats.checks import (
+    Faults,
+    check_box,
+    check_size,
+    check_storable,
+    climbs,
+    is_number,
+    is_text,
+    is_whole,
+    short,
+)
+from db.formats.writing import Losses, carried, replaced
 from db.records import XYXY, Box, Category, Fault, Image, Phrase
 
 MAX_LINE = 16 * 2**20
 LINE_KEYS = {"filename", "height", "width", "detection", "grounding"}
+HALVES = ("detection", "grounding")
+HALF_KEYS = {"instances", "caption", "regions", "negatives"}
 INSTANCE_KEYS = {"bbox", "label", "category"}
 REGION_KEYS = {"bbox", "phrase", "tokens_positive"}
 
 
 class Reader:
+    """Gathers what the lines hold. Boxes carry the label of the file as `category_id` until all labels are known."""
+
     def __init__(self) -> None:
         self.images: list[Image] = []
         self.boxes: list[Box] = []
         self.phrases: list[Phrase] = []
-        self.categories: dict[int, str] = {}
+        self.labels: dict[int, str] = {}
         self.faults: list[Fault] = []
 
     def read(self, path: Path, split: str) -> None:
-        own = Faults(str(path))
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+        faults = Faults(str(path))
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file), 1):
                 if line.strip():
-                    self._line(f"line {number}", line, split, own)
-        self.faults += own
+                    self._line(f"line {number}", line, split, faults)
+        self.faults += faults
 
     def read_labels(self, path: Path) -> None:
+        """A label map: {"0": "name of a class", ...}."""
+        faults = Faults(str(path))
         try:
-            labels = json.loads(path.read_bytes())
-            self.categories = {int(key): str(name) for key, name in labels.items()}
-        except (ValueError, AttributeError) as error:
-            seen = f"not readable as a label map: {error}"
-            self.faults.append(Fault(file=str(path), item="the whole file", seen=seen, expected='{"0": "name", ...}'))
+            labels = json.loads(path.read_bytes().decode())
+        except (ValueError, RecursionError) as error:
+            faults.add("the whole file", f"not readable as JSON: {error}", '{"0": "name", ...}')
+            labels = {}
+        for key, name in labels.items() if isinstance(labels, dict) else [("the whole file", labels)]:
+            if not (key.isascii() and key.isdigit() and len(key) < 19 and is_text(name) and name.strip()):
+                faults.add(f"label {key!r:.40}", short(name), "the name of a class under a whole number")
+            elif name in self.labels.values():
+                faults.add(f"label {key}", f"{name!r} a second time", "every class once")
+            else:
+                self.labels[int(key)] = name
+        self.faults += faults
 
     def _line(self, item: str, line: bytes, split: str, faults: Faults) -> None:
         if len(line) > MAX_LINE:
-            faults.add(item, f"{len(line)} bytes", f"at most {MAX_LINE} bytes a line")
+            faults.add(item, f"more than {MAX_LINE} bytes", f"at most {MAX_LINE} bytes a line")
             return
         try:
-            raw = json.loads(line)
+            raw = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             faults.add(item, f"not readable as JSON: {error}", "one complete JSON object a line")
             return
-        if not isinstance(raw, dict) or not isinstance(raw.get("filename"), str) or climbs(raw["filename"]):
-            faults.add(
-                item,
-                f"filename {raw.get('filename')!r}" if isinstance(raw, dict) else "no object",
-                "a path inside the folder",
-            )
-            return
-        if not check_size(faults, item, raw.get("width"), raw.get("height")):
-            return
-        extra = {key: value for key, value in raw.items() if key not in LINE_KEYS}
-        halves = [key for key in ("detection", "grounding") if isinstance(raw.get(key), dict)]
+        if not isinstance(raw, dict):
+            faults.add(item, short(raw), "one JSON object a line")
+        elif not is_text(raw.get("filename")) or climbs(raw["filename"]):
+            faults.add(item, f"filename {short(raw.get('filename'))}", "a path inside the folder of the images")
+        elif check_size(faults, item, raw.get("width"), raw.get("height")) and check_storable(faults, item, raw):
+            self._image(item, raw, split, faults)
+
+    def _image(self, item: str, raw: dict[str, Any], split: str, faults: Faults) -> None:
+        for half in HALVES:
+            if half in raw and not isinstance(raw[half], dict):
+                faults.add(item, f"{half} {short(raw[half])}", "an object")
+                return
+        kept = {half: _rest(raw[half], HALF_KEYS) for half in HALVES if half in raw}
+        rest = _rest(raw, LINE_KEYS)
         image = Image(
             id=len(self.images),
             file_name=raw["filename"],
             width=raw["width"],
             height=raw["height"],
             split=split,
-            extra=extra
-            | {"odvg": {key: _rest(raw[key], {"instances", "caption", "regions", "negatives"}) for key in halves}},
+            extra={"odvg": {**kept, "line": rest}},
         )
+        if "grounding" in raw and not is_text(raw["grounding"].get("caption")):
+            faults.add(item, f"caption {short(raw['grounding'].get('caption'))}", "a text")
+            return
         self.images.append(image)
-        if "detection" in halves:
-            self._detection(item, raw["detection"], image, faults)
-        if "grounding" in halves:
+        if "detection" in raw:
+            for where, instance in _items(raw["detection"], "instances", item, faults):
+                self._instance(where, instance, image, faults)
+        if "grounding" in raw:
             self._grounding(item, raw["grounding"], image, faults)
 
-    def _detection(self, item: str, raw: dict[str, Any], image: Image, faults: Faults) -> None:
-        for number, instance in enumerate(raw.get("instances") or []):
-            where = f"{item}, instance #{number}"
-            label, name = instance.get("label"), instance.get("category")
-            if not isinstance(label, int) or isinstance(label, bool) or not isinstance(name, str):
-                faults.add(where, f"label {label!r}, category {name!r}", "a whole number and a name")
-                continue
-            if self.categories.setdefault(label, name) != name:
-                faults.add(where, f"category {name!r} for label {label}", f"{self.categories[label]!r}, as elsewhere")
-                continue
-            xyxy = _box(instance.get("bbox"))
-            if xyxy is None:
-                faults.add(where, f"bbox {instance.get('bbox')!r}", "four finite numbers: x1, y1, x2, y2")
-            elif check_box(faults, where, xyxy, image):
-                extra = _rest(instance, INSTANCE_KEYS)
-                self.boxes.append(Box(id=len(self.boxes), image_id=image.id, xyxy=xyxy, category_id=label, extra=extra))
+    def _instance(self, where: str, raw: Any, image: Image, faults: Faults) -> None:
+        label, name, xyxy = raw.get("label"), raw.get("category"), _box(raw.get("bbox"))
+        if not is_whole(label) or not isinstance(name, str) or not name.strip():
+            faults.add(where, f"label {short(label)}, category {short(name)}", "a whole number and a name")
+        elif self.labels.get(label, name) != name:
+            faults.add(where, f"category {name!r} for label {label}", f"{self.labels[label]!r}, as elsewhere")
+        elif label not in self.labels and name in self.labels.values():
+            faults.add(where, f"label {label} for category {name!r}", "the label it has elsewhere")
+        elif xyxy is None:
+            faults.add(where, f"bbox {short(raw.get('bbox'))}", "four finite numbers: x1, y1, x2, y2")
+        elif check_box(faults, where, xyxy, image):
+            self.labels[label] = name
+            extra = _rest(raw, INSTANCE_KEYS)
+            self.boxes.append(Box(id=len(self.boxes), image_id=image.id, xyxy=xyxy, category_id=label, extra=extra))
 
     def _grounding(self, item: str, raw: dict[str, Any], image: Image, faults: Faults) -> None:
-        caption = raw.get("caption")
-        if not isinstance(caption, str):
-            faults.add(item, f"caption {caption!r}", "a text")
-            return
-        parent = Phrase(id=len(self.phrases), image_id=image.id, text=caption)
-        self.phrases.append(parent)
-        for number, region in enumerate(raw.get("regions") or []):
-            self._region(f"{item}, region #{number}", region, parent, image, faults)
-        for text in raw.get("negatives") or []:
-            self.phrases.append(Phrase(id=len(self.phrases), image_id=image.id, text=str(text), holds=False))
+        caption = Phrase(id=len(self.phrases), image_id=image.id, text=raw["caption"])
+        self.phrases.append(caption)
+        for where, region in _items(raw, "regions", item, faults):
+            self._region(where, region, caption, image, faults)
+        for number, text in enumerate(raw.get("negatives") or []):
+            if isinstance(text, str):
+                self.phrases.append(Phrase(id=len(self.phrases), image_id=image.id, text=text, holds=False))
+            else:
+                faults.add(f"{item}, negative #{number}", short(text), "a text")
 
-    def _region(self, where: str, raw: Any, parent: Phrase, image: Image, faults: Faults) -> None:
-        phrase = raw.get("phrase") if isinstance(raw, dict) else None
-        spans = _spans(raw.get("tokens_positive")) if isinstance(raw, dict) else None
-        if not isinstance(phrase, str) or spans is None:
-            faults.add(where, f"phrase {phrase!r}", "a text with tokens_positive [[start, end], ...]")
+    def _region(self, where: str, raw: dict[str, Any], caption: Phrase, image: Image, faults: Faults) -> None:
+        text, spans, bbox = raw.get("phrase"), _spans(raw.get("tokens_positive")), raw.get("bbox")
+        if not isinstance(text, str) or spans is None:
+            faults.add(where, f"phrase {short(text)}", "a text with tokens_positive [[start, end], ...]")
             return
-        outside = [span for span in spans if not 0 <= span[0] < span[1] <= len(parent.text)]
-        if outside:
-            faults.add(
-                where,
-                f"span {outside[0]} of {phrase!r}",
-                f"offsets inside the caption of {len(parent.text)} characters",
-            )
+        if not _check_spans(faults, where, text, spans, caption.text):
             return
-        single = bool(raw.get("bbox")) and not isinstance(raw["bbox"][0], list)
-        corners = [_box(value) for value in ([raw["bbox"]] if single else raw.get("bbox") or [])]
-        first = len(self.boxes)
-        for xyxy in corners:
-            if xyxy is None:
-                faults.add(where, f"bbox {raw['bbox']!r}", "one box or a list of boxes: x1, y1, x2, y2")
-            elif check_box(faults, where, xyxy, image):
-                self.boxes.append(Box(id=len(self.boxes), image_id=image.id, xyxy=xyxy))
-        ids = tuple(range(first, len(self.boxes)))
-        extra = _rest(raw, REGION_KEYS) | ({} if single else {"list": True})
-        made = Phrase(
-            id=len(self.phrases),
-            image_id=image.id,
-            text=phrase,
-            parent_id=parent.id,
-            spans=spans,
-            box_ids=ids,
-            extra=extra,
-        )
-        self.phrases.append(made)
+        single = not isinstance(bbox, list) or (bool(bbox) and not isinstance(bbox[0], list))
+        corners = [_box(value) for value in ([bbox] if single or not isinstance(bbox, list) else bbox)]
+        whole = [xyxy for xyxy in corners if xyxy is not None]
+        if len(whole) < len(corners):
+            faults.add(where, f"bbox {short(bbox)}", "one box or a list of boxes: x1, y1, x2, y2")
+            return
+        sound = [check_box(faults, where, xyxy, image) for xyxy in whole]
+        if all(sound):
+            ids = tuple(range(len(self.boxes), len(self.boxes) + len(whole)))
+            self.boxes += (Box(id=i, image_id=image.id, xyxy=xyxy) for i, xyxy in zip(ids, whole, strict=True))
+            extra = _rest(raw, REGION_KEYS) | ({} if single else {"list": True})
+            place = Phrase(id=len(self.phrases), image_id=image.id, text=text, parent_id=caption.id)
+            self.phrases.append(msgspec.structs.replace(place, spans=spans, box_ids=ids, extra=extra))
 
 
 def read(files: dict[str, Path], labels: Path | None = None) -> Document:
-    """One document from `{split: file}` and the label map, if there is one. Faults are collected."""
+    """One document from `{split: file}` and the label map, if there is one. Faults are collected.
+
+    A line with a fault of its own is left out whole; an instance or region with a fault is left out alone.
+    """
     reader = Reader()
     if labels is not None:
         reader.read_labels(labels)
     for split, path in files.items():
         reader.read(path, split)
-    order = {label: number for number, label in enumerate(sorted(reader.categories))}
-    categories = [Category(id=order[label], name=reader.categories[label], source_id=label) for label in order]
+    order = {label: number for number, label in enumerate(sorted(reader.labels))}
+    categories = [Category(id=order[label], name=reader.labels[label], source_id=label) for label in order]
     return Document(
         format="odvg",
         categories=categories,
@@ -166,76 +185,135 @@ def read(files: dict[str, Path], labels: Path | None = None) -> Document:
     )
 
 
+def _lines(file: Any) -> Iterator[bytes]:
+    """Lines, one that is too long cut off: an endless line must not fill the memory."""
+    while line := file.readline(MAX_LINE + 1):
+        rest = line
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE + 1)
+        yield line
+
+
+def _items(raw: dict[str, Any], key: str, item: str, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a list with their places; what is no list or no object becomes a fault."""
+    values = raw.get(key, [])
+    if not isinstance(values, list):
+        faults.add(item, f"{key} {short(values)}", "a list")
+        return
+    for number, value in enumerate(values):
+        where = f"{item}, {key[:-1]} #{number}"
+        if isinstance(value, dict):
+            yield where, value
+        else:
+            faults.add(where, short(value), "an object")
+
+
+def _check_spans(faults: Faults, where: str, text: str, spans: tuple[tuple[int, int], ...], caption: str) -> bool:
+    """Whether the spans lie in the caption and say what the phrase says, white space and capitals apart."""
+    outside = [span for span in spans if not 0 <= span[0] < span[1] <= len(caption)]
+    if outside:
+        seen = f"span {list(outside[0])} of {short(text)}"
+        faults.add(where, seen, f"offsets inside the caption of {len(caption)} characters")
+        return False
+    named = "".join(caption[start:end] for start, end in spans)
+    if spans and _letters(named) != _letters(text):
+        faults.add(where, f"{short(named)} at tokens_positive", f"the phrase {short(text)}")
+        return False
+    return True
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+# Writing
+
+
+class Classes:
+    """Labels and names by category id: the labels of the source where every class has a number, else 0, 1, 2, ..."""
+
+    def __init__(self, categories: list[Category]) -> None:
+        given = [category.source_id for category in categories]
+        numbered = all(is_whole(label) and int(label or 0) >= 0 for label in given)
+        self.label = {c.id: int(c.source_id or 0) if numbered else n for n, c in enumerate(categories)}
+        self.name = {category.id: category.name for category in categories}
+
+    def map(self) -> bytes:
+        return orjson.dumps({str(label): self.name[key] for key, label in self.label.items()}) + b"\n"
+
+
 def write(document: Document, folder: Path) -> list[str]:
-    """`SPLIT.jsonl` (`annotations.jsonl` without splits) and `label_map.json`. Returns what ODVG cannot hold."""
-    labels = _labels(document.categories)
-    names = {category.id: category.name for category in document.categories}
+    """`SPLIT.jsonl` (`annotations.jsonl` without splits) and `label_map.json`. Returns what ODVG cannot hold.
+
+    An image has one line, and one more for every caption after its first.
+    """
+    classes = Classes(document.categories)
+    own = document.format == "odvg"
+    unheld = () if own else ("ids of images and boxes", "records with fields of their own format")
+    losses = Losses("masks", "crowd flags", "areas", "boxes with neither class nor phrase", *unheld)
     lines: dict[str, list[bytes]] = {}
-    lost = 0
     for image, boxes, phrases in document.samples():
-        lost += sum(box.segmentation is not None for box in boxes)
-        lines.setdefault(image.split, []).append(orjson.dumps(_line_out(image, boxes, phrases, labels, names)))
+        losses.see(image, boxes, phrases, document.format)
+        made = _lines_out(image, boxes, phrases, classes, document.format)
+        lines.setdefault(image.split, []).extend(map(orjson.dumps, made))
     for split, found in lines.items():
-        _replace(folder / f"{split or 'annotations'}.jsonl", b"\n".join(found) + b"\n")
-    if labels:
-        _replace(folder / "label_map.json", orjson.dumps({str(labels[i]): names[i] for i in labels}) + b"\n")
-    return [f"{lost} masks"] if lost else []
+        replaced(folder / f"{split or 'annotations'}.jsonl", b"\n".join(found) + b"\n")
+    if classes.label:
+        replaced(folder / "label_map.json", classes.map())
+    return losses.told()
 
 
-def _line_out(
-    image: Image, boxes: list[Box], phrases: list[Phrase], labels: dict[int, int], names: dict[int, str]
-) -> dict[str, Any]:
-    halves = image.extra.get("odvg")
-    extra = {key: value for key, value in image.extra.items() if key != "odvg"}
-    line: dict[str, Any] = {"filename": image.file_name, "height": image.height, "width": image.width, **extra}
+def _lines_out(
+    image: Image, boxes: list[Box], phrases: list[Phrase], classes: Classes, source: str
+) -> Iterator[dict[str, Any]]:
+    """The line of an image, and further ones for its further captions. `source`: the format the extras come from."""
+    own = source == "odvg"
+    kept = image.extra.get("odvg", {}) if own else {}
+    place = {"filename": image.file_name, "height": image.height, "width": image.width}
+    line: dict[str, Any] = {**place, **kept.get("line", {}), **carried(image.extra, source, LINE_KEYS)}
     classed = [box for box in boxes if box.category_id is not None]
-    if classed or halves is None or "detection" in halves:
-        rest = (halves or {}).get("detection", {})
-        line["detection"] = {"instances": [_instance_out(box, labels, names) for box in classed], **rest}
-    if phrases:
-        line["grounding"] = {**_grounding_out(boxes, phrases), **(halves or {}).get("grounding", {})}
-    return line
-
-
-def _instance_out(box: Box, labels: dict[int, int], names: dict[int, str]) -> dict[str, Any]:
-    assert box.category_id is not None
-    extra = {key: value for key, value in box.extra.items() if key not in ("tags", "iscrowd")}
-    return {"bbox": list(box.xyxy), "label": labels[box.category_id], "category": names[box.category_id], **extra}
-
-
-def _grounding_out(boxes: list[Box], phrases: list[Phrase]) -> dict[str, Any]:
-    """The first caption with its regions; phrases of further captions become regions without a caption of theirs."""
+    if classed or "detection" in kept or not kept:
+        instances = [_instance_out(box, classes, source) for box in classed]
+        line["detection"] = {"instances": instances, **kept.get("detection", {})}
     by_id = {box.id: box for box in boxes}
     captions = [phrase for phrase in phrases if phrase.parent_id is None and phrase.holds]
-    caption = captions[0].text if captions else ""
-    regions = [_region_out(phrase, by_id) for phrase in phrases if captions and phrase.parent_id == captions[0].id]
-    out: dict[str, Any] = {"caption": caption, "regions": regions}
-    negatives = [phrase.text for phrase in phrases if not phrase.holds]
-    return out | ({"negatives": negatives} if negatives else {})
+    if phrases:
+        negatives = [phrase.text for phrase in phrases if not phrase.holds]
+        first = _caption_out(captions[0], phrases, by_id, source) if captions else {"caption": "", "regions": []}
+        more = {"negatives": negatives} if negatives else {}
+        line["grounding"] = {**first, **more, **kept.get("grounding", {})}
+    yield line
+    for caption in islice(captions, 1, None):
+        yield {**place, "grounding": _caption_out(caption, phrases, by_id, source)}
 
 
-def _region_out(phrase: Phrase, boxes: dict[int, Box]) -> dict[str, Any]:
+def _instance_out(box: Box, classes: Classes, source: str) -> dict[str, Any]:
+    assert box.category_id is not None
+    known = {"label": classes.label[box.category_id], "category": classes.name[box.category_id]}
+    return {"bbox": list(box.xyxy), **known, **carried(box.extra, source, INSTANCE_KEYS)}
+
+
+def _caption_out(caption: Phrase, phrases: list[Phrase], boxes: dict[int, Box], source: str) -> dict[str, Any]:
+    """A caption with its regions; one that names boxes by itself is its own region."""
+    regions = [_region_out(phrase, boxes, source) for phrase in phrases if phrase.parent_id == caption.id]
+    if caption.box_ids:
+        whole = msgspec.structs.replace(caption, spans=((0, len(caption.text)),), extra={})
+        regions.insert(0, _region_out(whole, boxes, source))
+    return {"caption": caption.text, "regions": regions}
+
+
+def _region_out(phrase: Phrase, boxes: dict[int, Box], source: str) -> dict[str, Any]:
     corners = [list(boxes[i].xyxy) for i in phrase.box_ids]
-    extra = {key: value for key, value in phrase.extra.items() if key != "list"}
-    listed = phrase.extra.get("list") or len(corners) != 1
-    return {
-        "bbox": corners if listed else corners[0],
-        "phrase": phrase.text,
-        "tokens_positive": [list(s) for s in phrase.spans],
-        **extra,
-    }
-
-
-def _labels(categories: list[Category]) -> dict[int, int]:
-    """The labels of the source where every class has a number, else 0, 1, 2, ..."""
-    given = {category.id: category.source_id for category in categories if type(category.source_id) is int}
-    return given if len(given) == len(categories) else {category.id: n for n, category in enumerate(categories)}
+    listed = (source == "odvg" and phrase.extra.get("list")) or len(corners) != 1
+    spans = [list(span) for span in phrase.spans]
+    extra = carried(phrase.extra, source, REGION_KEYS)
+    return {"bbox": corners if listed else corners[0], "phrase": phrase.text, "tokens_positive": spans, **extra}
 
 
 def _renumbered(box: Box, order: dict[int, int]) -> Box:
     if box.category_id is None or order[box.category_id] == box.category_id:
         return box
-    return replace(box, category_id=order[box.category_id])
+    return msgspec.structs.replace(box, category_id=order[box.category_id])
 
 
 def _box(value: Any) -> XYXY | None:
@@ -247,15 +325,9 @@ def _box(value: Any) -> XYXY | None:
 def _spans(value: Any) -> tuple[tuple[int, int], ...] | None:
     if not isinstance(value, list):
         return None
-    pairs = [pair for pair in value if isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)]
+    pairs = [pair for pair in value if isinstance(pair, list) and len(pair) == 2 and all(map(is_whole, pair))]
     return tuple((a, b) for a, b in pairs) if len(pairs) == len(value) else None
 
 
 def _rest(raw: dict[str, Any], known: set[str]) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in known}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -1,161 +1,235 @@
 """Pascal VOC: one XML file per image, corners 1-based and inclusive, splits as lists of names in ImageSets/Main.
 
-Inside Winnow `x1 = xmin - 1` and `x2 = xmax`, so that a box covers whole pixels; writing adds the 1 again, exactly.
+Inside Winnow `x1 = xmin - 1` and `x2 = xmax`, so that a box covers whole pixels; writing adds the 1 again. Where that
+sum would not give back the digits of the file (fractions, an unusual spelling or order) the corners are kept as written.
+White space around a text is not kept.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from db.document import Document
-from db.formats.checks import Faults, check_box, check_size, climbs
-from db.records import Box, Category, Fault, Image
+from db.errors import WinnowError
+from db.formats.checks import Faults, check_box, check_size, climbs, short
+from db.formats.writing import Losses, replaced
+from db.records import XYXY, Box, Category, Fault, Image
 
-SPLITS = ("train", "val", "test")  # the lists that matter; trainval says nothing more
+SPLITS = ("train", "val", "test")  # the most specific lists come first; trainval is what is in neither
+UNHELD = ((), ("ids of images and boxes", "records with unknown fields", "records with fields of their own format"))
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-Tag = list[Any]  # [name, text or list of tags]: an XML element without attributes
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+UNWRITABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+Tag = list[Any]  # [name, text or list of tags] and, where the element has attributes, a dictionary of them
+
+
+class Reader:
+    """Gathers images and boxes; classes are numbered as they appear."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self.images: list[Image] = []
+        self.boxes: list[Box] = []
+        self.faults: list[Fault] = []
+
+    def read(self, path: Path, split: str) -> None:
+        faults = Faults(str(path))
+        root = _parse(path, faults)
+        image = None if root is None else self._image(path, *root, split, faults)
+        if image is not None:
+            self.images.append(image)
+        self.faults += faults
+
+    def _image(
+        self, path: Path, fields: list[Tag], attributes: dict[str, str], split: str, faults: Faults
+    ) -> Image | None:
+        name, size = _first(fields, "filename"), _texts(_first(fields, "size"))
+        if not isinstance(name, str) or climbs(name):
+            faults.add("filename", short(name), "the name of a file in JPEGImages")
+            return None
+        width, height = _whole(size.get("width")), _whole(size.get("height"))
+        if width is None or height is None:
+            faults.add("size", f"{size.get('width')!r} x {size.get('height')!r}", "whole numbers of pixels")
+            return None
+        if not check_size(faults, "size", width, height):
+            return None
+        tags = [tag if tag[0] != "filename" else ["filename", None, *tag[2:]] for tag in fields if tag[0] != "object"]
+        extra: dict[str, Any] = {"tags": tags, "stem": path.stem}
+        if attributes:
+            extra["attributes"] = attributes
+        image = Image(id=len(self.images), file_name=name, width=width, height=height, split=split, extra=extra)
+        for number, tag in enumerate(tag for tag in fields if tag[0] == "object"):
+            self._object(tag, f"object #{number}", image, faults)
+        return image
+
+    def _object(self, whole: Tag, item: str, image: Image, faults: Faults) -> None:
+        tags = whole[1] if isinstance(whole[1], list) else []
+        name, bndbox = _first(tags, "name"), _first(tags, "bndbox")
+        if not isinstance(name, str) or not name:
+            faults.add(item, "no name", "the name of a class")
+            return
+        item = f"{item} ({name})"
+        xyxy = _corners(bndbox)
+        if xyxy is None:
+            faults.add(item, f"bndbox {short(bndbox)}", "finite numbers xmin, ymin, xmax, ymax, each once")
+        elif check_box(faults, item, xyxy, image):
+            category = self.names.setdefault(name, len(self.names))
+            extra: dict[str, Any] = {"tags": _blanked(tags, xyxy)}
+            if len(whole) > 2:
+                extra["attributes"] = whole[2]
+            box = Box(id=len(self.boxes), image_id=image.id, xyxy=xyxy, category_id=category, extra=extra)
+            self.boxes.append(box)
 
 
 def read(folder: Path) -> Document:
     """A folder with Annotations/, and ImageSets/Main/ where there are splits. Faults are collected."""
-    splits = _splits(folder)
-    faults: list[Fault] = []
-    names: dict[str, int] = {}
-    images: list[Image] = []
-    boxes: list[Box] = []
+    reader = Reader()
+    lists = _lists(folder, reader.faults)
     files = {path.stem: path for path in sorted((folder / "Annotations").glob("*.xml"))}
-    order = [name for split in splits.values() for name in split if name in files]
-    for missing in (name for split in splits.values() for name in split if name not in files):
-        expected = f"Annotations/{missing}.xml"
-        faults.append(
-            Fault(
-                file=str(folder / "ImageSets/Main"), item=missing, seen="listed without annotation", expected=expected
-            )
+    listed_in = {name: split for split, listed in reversed(lists.items()) for name in listed}
+    missing = Faults(str(folder / "ImageSets/Main"))
+    for name in sorted(listed_in.keys() - files.keys()):
+        missing.add(
+            f"{name} in {listed_in[name]}.txt", "listed without annotation", f"Annotations/{short(name)[1:-1]}.xml"
         )
-    split_of = {name: split for split, listed in splits.items() for name in listed}
-    for name in [*order, *(name for name in files if name not in split_of)]:
-        own = Faults(str(files[name]))
-        image = _read_one(files[name], split_of.get(name, ""), own, names, images, boxes)
-        if image is not None:
-            images.append(image)
-        faults += own
+    reader.faults += missing
+    split_of = {name: listed_in[name] for listed in lists.values() for name in listed if name in files}
+    for name in [*split_of, *(name for name in files if name not in split_of)]:
+        reader.read(files[name], split_of.get(name, ""))
     return Document(
         format="voc",
-        categories=[Category(id=number, name=name) for name, number in names.items()],
-        images=lambda: images,
-        boxes=lambda: boxes,
-        faults=faults,
+        categories=[Category(id=number, name=name) for name, number in reader.names.items()],
+        info=_more_lists(lists, split_of),
+        images=lambda: reader.images,
+        boxes=lambda: reader.boxes,
+        faults=reader.faults,
     )
 
 
-def _splits(folder: Path) -> dict[str, list[str]]:
-    """Names by split; a name in two lists belongs to the first of train, val, test."""
-    taken: set[str] = set()
+def _lists(folder: Path, faults: list[Fault]) -> dict[str, list[str]]:
+    """Names by list, the most specific list first. Lists per class, which have a second column, are left out."""
     found: dict[str, list[str]] = {}
-    for split in SPLITS:
-        path = folder / "ImageSets/Main" / f"{split}.txt"
-        if path.is_file():
-            listed = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-            found[split] = [name for name in dict.fromkeys(listed) if name not in taken]
-            taken |= set(found[split])
+    paths = sorted((folder / "ImageSets/Main").glob("*.txt"))
+    for path in sorted(paths, key=lambda path: SPLITS.index(path.stem) if path.stem in SPLITS else len(SPLITS)):
+        try:
+            lines = path.read_bytes().decode().split("\n")
+        except UnicodeDecodeError as error:
+            seen = f"byte {error.start} is no UTF-8"
+            faults.append(Fault(file=str(path), item="the whole file", seen=seen, expected="one name a line"))
+            continue
+        names = [line.strip() for line in lines if line.strip()]
+        if not any(re.search(r"\s-?[01]$", name) for name in names):
+            found[path.stem] = list(dict.fromkeys(names))
     return found
 
 
-def _read_one(
-    path: Path, split: str, faults: Faults, names: dict[str, int], images: list[Image], boxes: list[Box]
-) -> Image | None:
-    root = _parse(path, faults)
-    if root is None:
-        return None
-    fields = _tags(root)
-    size = dict(_first(fields, "size") or [])
-    width, height = _whole(size.get("width")), _whole(size.get("height"))
-    name = _first(fields, "filename")
-    if not isinstance(name, str) or climbs(name):
-        faults.add("filename", repr(name), "the name of a file in JPEGImages")
-        return None
-    if width is None or height is None or not check_size(faults, "size", width, height):
-        if width is None or height is None:
-            faults.add("size", f"{size.get('width')!r} x {size.get('height')!r}", "whole numbers of pixels")
-        return None
-    extra = {"tags": [tag for tag in fields if tag[0] not in ("object", "filename")], "stem": path.stem}
-    image = Image(id=len(images), file_name=name, width=width, height=height, split=split, extra=extra)
-    for number, (_, tags) in enumerate(tag for tag in fields if tag[0] == "object"):
-        _read_object(tags, f"object #{number}", image, faults, names, boxes)
-    return image
+def _more_lists(lists: dict[str, list[str]], split_of: dict[str, str]) -> dict[str, Any]:
+    """The lists that the splits of the images do not tell, such as trainval."""
+    told: dict[str, list[str]] = {}
+    for name, split in split_of.items():
+        told.setdefault(split, []).append(name)
+    more = {name: listed for name, listed in lists.items() if listed != told.get(name, [])}
+    return {"lists": more} if more else {}
 
 
-def _read_object(tags: Any, item: str, image: Image, faults: Faults, names: dict[str, int], boxes: list[Box]) -> None:
-    tags = tags if isinstance(tags, list) else []
-    name, corners = _first(tags, "name"), _first(tags, "bndbox")
-    if not isinstance(name, str) or not name:
-        faults.add(item, "no name", "the name of a class")
-        return
-    values = [_number(dict(corners or []).get(corner)) for corner in CORNERS]
-    if any(value is None for value in values):
-        faults.add(f"{item} ({name})", f"bndbox {corners!r}", "finite xmin, ymin, xmax, ymax")
-        return
-    xmin, ymin, xmax, ymax = (value for value in values if value is not None)
-    xyxy = (xmin - 1, ymin - 1, xmax, ymax)
-    if check_box(faults, f"{item} ({name})", xyxy, image):
-        category = names.setdefault(name, len(names))
-        kept = [tag if tag[0] not in ("name", "bndbox") else [tag[0], None] for tag in tags]
-        if corners != _bndbox(xyxy):  # an unusual order or spelling of the corners
-            kept = [["bndbox", corners] if tag[0] == "bndbox" else tag for tag in kept]
-        boxes.append(Box(id=len(boxes), image_id=image.id, xyxy=xyxy, category_id=category, extra={"tags": kept}))
-
-
-def _parse(path: Path, faults: Faults) -> ElementTree.Element | None:
-    """The root element. Document types and entities are refused: they can read files and fill the memory."""
+def _parse(path: Path, faults: Faults) -> tuple[list[Tag], dict[str, str]] | None:
+    """The tags and the attributes of the root. Document types and entities are refused: they can read files and fill the memory."""
     data = path.read_bytes()
+    if b"\0" in data:  # another encoding could hide a declaration from the next test
+        faults.add("the whole file", "a zero byte", "XML in UTF-8")
+        return None
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         faults.add("the whole file", "a document type or entity declaration", "plain XML")
         return None
     try:
-        return ElementTree.fromstring(data)
-    except (ElementTree.ParseError, expat.ExpatError, ValueError) as error:
+        root = ElementTree.fromstring(data)
+        return _tags(root), dict(root.attrib)
+    except (ElementTree.ParseError, expat.ExpatError, ValueError, LookupError, RecursionError) as error:
         faults.add("the whole file", f"not readable as XML: {error}", "a complete <annotation>")
         return None
 
 
 def write(document: Document, folder: Path) -> list[str]:
-    """Annotations/*.xml and ImageSets/Main/*.txt. Returns what VOC cannot hold."""
+    """Annotations/*.xml and ImageSets/Main/*.txt. Returns what VOC cannot hold.
+
+    Raises WinnowError for names that would not come back from an XML file.
+    """
+    _check_names(document)
     (folder / "Annotations").mkdir(parents=True, exist_ok=True)
     names = {category.id: category.name for category in document.categories}
+    own = document.format == "voc"  # else `extra` is another format's, and what looks like tags there is none
+    losses = Losses(
+        "masks", "crowd flags", "areas", "boxes without a category", "captions and phrases", *UNHELD[not own]
+    )
     splits: dict[str, list[str]] = {}
-    masks = uncategorised = phrases = 0
+    taken: set[str] = set()
     for image, boxes, texts in document.samples():
-        stem = image.extra.get("stem") or image.file_name.rsplit(".", 1)[0].replace("/", "_")
-        if image.split:
-            splits.setdefault(image.split, []).append(stem)
-        masks += sum(box.segmentation is not None for box in boxes)
-        uncategorised += sum(box.category_id is None for box in boxes)
-        phrases += len(texts)
-        root = _element(image, [box for box in boxes if box.category_id is not None], names)
+        stem = _stem(image, own, taken)
+        splits.setdefault(image.split, []).append(stem)
+        classed = [box for box in boxes if box.category_id is not None]
+        losses.see(image, boxes, texts, document.format)
+        root = _element(image, [_object(box, names, own) for box in classed], own)
         ElementTree.indent(root, "\t")
-        _replace(folder / "Annotations" / f"{stem}.xml", ElementTree.tostring(root) + b"\n")
-    for split, stems in splits.items():
-        (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
-        _replace(folder / "ImageSets/Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in stems).encode())
-    told = ((masks, "masks"), (uncategorised, "boxes without a category"), (phrases, "captions and phrases"))
-    return [f"{count} {what}" for count, what in told if count]
+        replaced(folder / "Annotations" / f"{stem}.xml", ElementTree.tostring(root) + b"\n")
+    _write_lists(folder / "ImageSets/Main", splits, document.info.get("lists", {}) if own else {})
+    return losses.told()
 
 
-def _element(image: Image, boxes: list[Box], names: dict[int, str]) -> ElementTree.Element:
+def _check_names(document: Document) -> None:
+    for category in document.categories:
+        if category.name != category.name.strip() or UNWRITABLE.search(category.name):
+            raise WinnowError(
+                f"VOC cannot hold the class name {category.name!r}: white space at its ends and control characters are "
+                "lost in XML. Choose another format."
+            )
+    for image in document.images():
+        if image.file_name != image.file_name.strip() or UNWRITABLE.search(image.file_name):
+            raise WinnowError(f"VOC cannot hold the file name {image.file_name!r}. Choose another format.")
+
+
+def _write_lists(folder: Path, splits: dict[str, list[str]], more: dict[str, list[str]]) -> None:
+    """One list per split; those the source had besides, as far as their images are there. New training and validation
+    images join trainval where there is one."""
+    present = {stem for stems in splits.values() for stem in stems}
+    lists = {split: stems for split, stems in splits.items() if split}
+    for name, listed in more.items():
+        members = [
+            stem for split in (name, *(SPLITS[:2] if name == "trainval" else ())) for stem in splits.get(split, [])
+        ]
+        lists[name] = list(dict.fromkeys([*(stem for stem in listed if stem in present), *members]))
+    for name, stems in lists.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        replaced(folder / f"{name}.txt", "".join(f"{stem}\n" for stem in stems).encode())
+
+
+def _stem(image: Image, own: bool, taken: set[str]) -> str:
+    """The name of the XML file: the source's, else that of the image; numbered when another image has it already."""
+    stem = image.extra.get("stem") if own else None
+    stem = stem or image.file_name.rsplit(".", 1)[0].replace("/", "_").replace("\\", "_")
+    unique, number = stem, 1
+    while unique in taken:
+        number += 1
+        unique = f"{stem}_{number}"
+    taken.add(unique)
+    return unique
+
+
+def _element(image: Image, objects: list[Tag], own: bool) -> ElementTree.Element:
     size: list[Tag] = [["width", str(image.width)], ["height", str(image.height)], ["depth", "3"]]
-    tags: list[Tag] = list(image.extra.get("tags", [["folder", "JPEGImages"], ["size", size]]))
-    place = next((i for i, (name, _) in enumerate(tags) if name != "folder"), len(tags))
-    tags.insert(place, ["filename", image.file_name])
-    root = ElementTree.Element("annotation")
-    _fill(root, [*tags, *(["object", _object(box, names)] for box in boxes)])
+    blank: list[Tag] = [["folder", "JPEGImages"], ["filename", None], ["size", size]]
+    tags = image.extra.get("tags", blank) if own else blank
+    attributes = image.extra.get("attributes", {}) if own else {}
+    root = ElementTree.Element("annotation", attributes)
+    named = [["filename", image.file_name, *tag[2:]] if tag[0] == "filename" else tag for tag in tags]
+    _fill(root, [*named, *objects])
     return root
 
 
-def _object(box: Box, names: dict[int, str]) -> list[Tag]:
-    known = {"name": names[box.category_id or 0], "bndbox": _bndbox(box.xyxy)}
+def _object(box: Box, names: dict[int, str], own: bool) -> Tag:
     blank: list[Tag] = [
         ["name", None],
         ["pose", "Unspecified"],
@@ -163,13 +237,33 @@ def _object(box: Box, names: dict[int, str]) -> list[Tag]:
         ["difficult", "0"],
         ["bndbox", None],
     ]
-    return [
-        [name, known[name] if value is None and name in known else value]
-        for name, value in box.extra.get("tags", blank)
-    ]
+    extra = box.extra if own else {}
+    tags = [_filled(tag, box, names) for tag in extra.get("tags", blank)]
+    return ["object", tags, *([extra["attributes"]] if "attributes" in extra else [])]
 
 
-def _bndbox(xyxy: tuple[float, ...]) -> list[Tag]:
+def _filled(tag: Tag, box: Box, names: dict[int, str]) -> Tag:
+    """A tag with what the box itself knows. Corners kept as written are used while they still are those of the box."""
+    name, value, *attributes = tag
+    if name == "name" and value is None:
+        value = names[box.category_id or 0]
+    if name == "bndbox" and (value is None or _corners(value) != box.xyxy):
+        value = _bndbox(box.xyxy)
+    return [name, value, *attributes]
+
+
+def _blanked(tags: list[Tag], xyxy: XYXY) -> list[Tag]:
+    """The tags of an object without what its box knows: its first name, and corners that can be computed."""
+    blanked, seen = [], set()
+    for tag in tags:
+        name, value, *attributes = tag
+        plain = name == "name" or (name == "bndbox" and value == _bndbox(xyxy))
+        blanked.append([name, None if plain and name not in seen else value, *attributes])
+        seen.add(name)
+    return blanked
+
+
+def _bndbox(xyxy: XYXY) -> list[Tag]:
     x1, y1, x2, y2 = xyxy
     return [[name, _text(value)] for name, value in zip(CORNERS, (x1 + 1, y1 + 1, x2, y2), strict=True)]
 
@@ -179,8 +273,8 @@ def _text(value: float) -> str:
 
 
 def _fill(parent: ElementTree.Element, tags: list[Tag]) -> None:
-    for name, value in tags:
-        child = ElementTree.SubElement(parent, name)
+    for name, value, *attributes in tags:
+        child = ElementTree.SubElement(parent, name, *attributes)
         if isinstance(value, list):
             _fill(child, value)
         else:
@@ -188,26 +282,38 @@ def _fill(parent: ElementTree.Element, tags: list[Tag]) -> None:
 
 
 def _tags(element: ElementTree.Element) -> list[Tag]:
-    return [[child.tag, _tags(child) if len(child) else (child.text or "").strip()] for child in element]
+    return [
+        [
+            child.tag,
+            _tags(child) if len(child) else (child.text or "").strip(),
+            *([child.attrib] if child.attrib else []),
+        ]
+        for child in element
+    ]
 
 
 def _first(tags: list[Tag], name: str) -> Any:
-    return next((value for tag, value in tags if tag == name), None)
+    return next((tag[1] for tag in tags if tag[0] == name), None)
+
+
+def _texts(tags: Any) -> dict[str, Any]:
+    return {tag[0]: tag[1] for tag in tags} if isinstance(tags, list) else {}
+
+
+def _corners(bndbox: Any) -> XYXY | None:
+    """The box of <bndbox>, None when a corner is missing, doubled or no number."""
+    values = _texts(bndbox)
+    numbers = [_number(values.get(corner)) for corner in CORNERS]
+    if None in numbers or len(values) != len(bndbox):
+        return None
+    xmin, ymin, xmax, ymax = (number for number in numbers if number is not None)
+    return (xmin - 1, ymin - 1, xmax, ymax)
 
 
 def _number(text: object) -> float | None:
-    try:
-        return float(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
+    return float(text) if isinstance(text, str) and NUMBER.fullmatch(text) else None
 
 
 def _whole(text: object) -> int | None:
     value = _number(text)
     return int(value) if value is not None and value.is_integer() else None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)

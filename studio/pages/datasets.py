@@ -51,7 +51,7 @@ def page(studio: Studio) -> None:
             with gr.Tab("Images"), gr.Row():
                 with gr.Column(scale=7):
                     images = grid("Images")
-                with gr.Column(scale=4, min_width=340):
+                with gr.Column(scale=4, min_width=340, elem_classes="w-side"):
                     detail = grid("The chosen image")
             with gr.Tab("Classes"), gr.Row():
                 with gr.Column(scale=7):

@@ -11,13 +11,17 @@ from db.records import Run, RunKind
 from engine.packs import load_pack, packs
 from engine.recipe import load, recipes
 from engine.runs import PREVIEW
-from studio import actions, tables, views
+from studio import actions, pictures, tables, views
 from studio.context import Studio
 from studio.markup import Html, empty, join, section, table, tag
 from studio.pages.common import LOUD, QUIET, asked, bound, dataset_choice, heading, html, on_load, required_dataset
 
 title, path = "Generate", "generate"
 AMOUNT = 100
+HINT = empty(
+    "Look before you queue",
+    f"Preview makes the candidates of {PREVIEW} targets and scores them, in seconds; Queue all makes the rest in the background.",
+)
 
 
 def page(studio: Studio) -> None:
@@ -50,7 +54,7 @@ def page(studio: Studio) -> None:
             with gr.Accordion("The recipe file", open=False):
                 text = gr.Code(language="yaml", interactive=False, show_label=False)
     run_id = gr.Number(visible=False, precision=0)
-    shown = html()
+    shown = html(HINT)
     timer = gr.Timer(1.0, active=False)
 
     def do(action: Any) -> Any:
@@ -141,4 +145,4 @@ def _candidates(studio: Studio, run: Run) -> Html | None:
             else None
         )
     cards = views.cards(studio.store, studio.store.review.candidates(ids))
-    return section("First candidates", tag("div", [tables.candidate(card) for card in cards], class_="w-cards"))
+    return section("First candidates", tag("div", [pictures.candidate(card) for card in cards], class_="w-cards"))
