@@ -36,16 +36,25 @@ class Datasets:
         """Store a document under a new name, all of it or nothing. Ids become `largest id in use + 1 + ordinal`.
 
         Raises BadDataset with every fault, unless `skip_bad`, which imports the good items and puts the faults on the
-        quarantine list; WinnowError when the name is taken.
+        quarantine list (an image with a fault of its own takes its boxes and phrases along), and when no image is good;
+        WinnowError when the name is taken.
         """
         if document.faults and not skip_bad:
             raise BadDataset(document.faults)
-        if not name.strip() or any(dataset.name == name for dataset in self.list()):
-            raise WinnowError(f"A data set named {name!r} exists already, or the name is empty. Choose another name.")
+        if not name.strip():
+            raise WinnowError("A data set needs a name, so that it can be found again.")
+        with self._db.read() as connection:
+            _refuse_taken(connection, name)  # before the work; and again when nobody else can take it
         digests = self._put_files(document, progress)
         with without_gc(), self._db.write() as connection:
+            _refuse_taken(connection, name)
             dataset_id = _next_id(connection, schema.dataset)
             counts = _insert(connection, document, dataset_id, digests)
+            if not counts["images"]:
+                raise BadDataset(
+                    document.faults
+                    or [Fault(file=name, item="the data set", seen="no images", expected="at least one image")]
+                )
             row = {"id": dataset_id, "name": name, "format": document.format, "created_at": time.time()}
             _many(connection, schema.quarantine, _quarantine_rows(connection, document.faults, dataset_id))
             connection.execute(schema.dataset.update().where(schema.dataset.c.id == dataset_id).values(**row, **counts))
@@ -139,6 +148,15 @@ class Datasets:
         with self._db.read() as connection:
             return [_image(row) for row in connection.execute(query)]
 
+    def image_ids(self, dataset_id: int, split: str | None = None) -> builtins.list[int]:
+        """The ids of all images, ascending; of one split when it is named."""
+        c = schema.image.c
+        query = select(c.id).where(c.dataset_id == dataset_id).order_by(c.id)
+        if split is not None:
+            query = query.where(c.split == split)
+        with self._db.read() as connection:
+            return [row.id for row in connection.execute(query)]
+
     def image(self, image_id: int) -> Image:
         return _image(self._one(schema.image, "image", image_id))
 
@@ -154,22 +172,23 @@ class Datasets:
         c = schema.box.c
         found: dict[int, builtins.list[Box]] = {image_id: [] for image_id in image_ids}
         with self._db.read() as connection:
-            for row in connection.execute(select(schema.box).where(c.image_id.in_(image_ids)).order_by(c.id)):
-                found[row.image_id].append(_box(row))
+            for part in batched(found, CHUNK):
+                for row in connection.execute(select(schema.box).where(c.image_id.in_(part)).order_by(c.id)):
+                    found[row.image_id].append(_box(row))
         return found
 
     def phrases_of(self, image_ids: Sequence[int]) -> dict[int, builtins.list[Phrase]]:
         """Captions and phrases by image id, in file order; an image without any has an empty list."""
         c, link = schema.phrase.c, schema.phrase_box.c
         found: dict[int, builtins.list[Phrase]] = {image_id: [] for image_id in image_ids}
+        links = select(link.phrase_id, link.box_id).join(schema.phrase, c.id == link.phrase_id).order_by(link.box_id)
         with self._db.read() as connection:
-            rows = connection.execute(select(schema.phrase).where(c.image_id.in_(image_ids)).order_by(c.id)).all()
-            links = select(link.phrase_id, link.box_id).join(schema.phrase, c.id == link.phrase_id)
-            boxes: dict[int, builtins.list[int]] = {}
-            for phrase_id, box_id in connection.execute(links.where(c.image_id.in_(image_ids)).order_by(link.box_id)):
-                boxes.setdefault(phrase_id, []).append(box_id)
-        for row in rows:
-            found[row.image_id].append(_phrase(row, tuple(boxes.get(row.id, ()))))
+            for part in batched(found, CHUNK):
+                boxes: dict[int, builtins.list[int]] = {}
+                for phrase_id, box_id in connection.execute(links.where(c.image_id.in_(part))):
+                    boxes.setdefault(phrase_id, []).append(box_id)
+                for row in connection.execute(select(schema.phrase).where(c.image_id.in_(part)).order_by(c.id)):
+                    found[row.image_id].append(_phrase(row, tuple(boxes.get(row.id, ()))))
         return found
 
     def _one(self, table: Any, what: str, row_id: int) -> Row[Any]:
@@ -181,44 +200,42 @@ class Datasets:
 
     # Export
 
-    def document(self, dataset_id: int) -> Document:
-        """The data set as something a format can write, read in chunks: memory does not grow with its size."""
+    def document(self, dataset_id: int, split: str | None = None) -> Document:
+        """The data set, or one split of it, as something a format can write; read in chunks: memory does not grow with
+        its size, and no transaction is open between two of them."""
         dataset = self.get(dataset_id)
         return Document(
             format=dataset.format,
             categories=self.categories(dataset_id),
             info=dataset.info,
-            images=lambda: self._all_images(dataset_id),
-            boxes=lambda: self._all_boxes(dataset_id),
-            phrases=lambda: (phrase for ids in self._image_ids(dataset_id) for phrase in _flat(self.phrases_of(ids))),
+            images=lambda: self._all_images(dataset_id, split),
+            boxes=lambda: self._all_boxes(dataset_id, split),
+            phrases=lambda: self._all_phrases(dataset_id, split),
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
-    def _all_images(self, dataset_id: int) -> Iterator[Image]:
+    def _all_images(self, dataset_id: int, split: str | None) -> Iterator[Image]:
         after = 0
-        while page := self.images(dataset_id, after=after, limit=CHUNK):
+        while page := self.images(dataset_id, split=split, after=after, limit=CHUNK):
             yield from page
             after = page[-1].id
 
-    def _image_ids(self, dataset_id: int) -> Iterator[builtins.list[int]]:
-        for images in batched(self._all_images(dataset_id), 500):
-            yield [image.id for image in images]
+    def _all_phrases(self, dataset_id: int, split: str | None) -> Iterator[Phrase]:
+        for ids in batched(self.image_ids(dataset_id, split), 500):
+            yield from _flat(self.phrases_of(ids))
 
-    def _all_boxes(self, dataset_id: int) -> Iterator[Box]:
-        """In file order, which is the order of ids; the ids of a data set lie between those of its first and last box."""
+    def _all_boxes(self, dataset_id: int, split: str | None) -> Iterator[Box]:
+        """In file order, which is the order of ids; those of a data set lie between its first and its last."""
         c, image = schema.box.c, schema.image.c
-        own = (
-            select(func.min(c.id), func.max(c.id))
-            .join(schema.image, image.id == c.image_id)
-            .where(image.dataset_id == dataset_id)
-        )
+        mine = [image.dataset_id == dataset_id] + ([] if split is None else [image.split == split])
+        own = select(func.min(c.id), func.max(c.id)).join(schema.image, image.id == c.image_id).where(*mine)
         with self._db.read() as connection:
             first, last = connection.execute(own).one()
         after = (first or 0) - 1
         while first is not None and after < last:
             query = select(schema.box).join(schema.image, image.id == c.image_id).order_by(c.id).limit(CHUNK)
             with self._db.read() as connection:
-                rows = connection.execute(query.where(c.id > after, c.id <= last, image.dataset_id == dataset_id)).all()
+                rows = connection.execute(query.where(c.id > after, c.id <= last, *mine)).all()
             yield from map(_box, rows)
             after = rows[-1].id
 
@@ -229,6 +246,11 @@ def _flat(groups: dict[int, list[Phrase]]) -> Iterator[Phrase]:
 
 
 # Bulk insertion: plain tuples through the driver
+
+
+def _refuse_taken(connection: Connection, name: str) -> None:
+    if connection.execute(select(schema.dataset.c.id).where(schema.dataset.c.name == name)).first() is not None:
+        raise WinnowError(f"A data set named {name!r} exists already. Choose another name.")
 
 
 def _insert(connection: Connection, document: Document, dataset_id: int, digests: dict[int, str]) -> dict[str, Any]:
@@ -384,7 +406,8 @@ def _box(row: Row[Any]) -> Box:
 
 
 def _phrase(row: Row[Any], box_ids: tuple[int, ...]) -> Phrase:
-    spans = tuple((start, end) for start, end in unpack(row.spans, []))
-    extra = unpack(row.extra, {})
+    empty: list[tuple[int, int]] = []
+    spans = tuple((start, end) for start, end in unpack(row.spans, empty))
+    extra: dict[str, Any] = unpack(row.extra, {})
     common = {"id": row.id, "image_id": row.image_id, "parent_id": row.parent_id, "text": row.text, "holds": row.holds}
     return Phrase(**common, spans=spans, box_ids=box_ids, extra=extra)

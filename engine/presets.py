@@ -28,7 +28,7 @@ PRESETS = {
     "tiny_atss": Preset(
         name="tiny_atss",
         title="Tiny ATSS (CPU)",
-        summary="ATSS with a half-width ResNet-18 and a 64-channel FPN, 2 M parameters, from scratch. About a quarter of an "
+        summary="ATSS with a half-width ResNet-18 and a 64-channel FPN, 3 M parameters, from scratch. About a quarter of an "
         "hour on two CPU cores.",
     ),
 }

@@ -85,7 +85,7 @@ def _mount(app: FastAPI, studio: Studio) -> None:
             blocked_paths=[str(studio.home)],
             max_file_size="1kb",  # nothing is ever uploaded: data sets are read from the disk of this machine
         )
-    pages = next(route.app for route in app.routes if isinstance(route, Mount))
+    pages = next(route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, FastAPI))
     for missing in (KeyError, FnIndexInferError):  # Gradio answers a bare 500 to a function it does not have
         pages.add_exception_handler(missing, _unknown)
     pages.add_exception_handler(Exception, _bug)

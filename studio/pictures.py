@@ -72,7 +72,7 @@ def detail(image: Image, boxes: Sequence[Box], texts: Sequence[Phrase], names: N
 
 
 def _classes(boxes: Sequence[Box], names: Names) -> Html | None:
-    found = [names[box.category_id] for box in boxes if box.category_id in names]
+    found = [names[known] for box in boxes if (known := box.category_id) is not None and known in names]
     counted = {name: found.count(name) for name in found}
     return (
         tag("div", [tag("span", f"{name} {n}" if n > 1 else name) for name, n in counted.items()], class_="w-chips")
@@ -113,7 +113,7 @@ def _labelled(box: Box, names: Names, letters: float) -> Html:
 
 def _rectangle(box: Box, names: Names) -> Html:
     x1, y1, x2, y2 = box.xyxy
-    position = list(names).index(box.category_id) if box.category_id in names else 0
+    position = next((place for place, key in enumerate(names) if key == box.category_id), 0)
     return tag("rect", x=x1, y=y1, width=x2 - x1, height=y2 - y1, class_=f"b{position % COLOURS}")
 
 

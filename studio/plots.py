@@ -9,7 +9,7 @@ from typing import NamedTuple
 from studio.markup import Html, join, tag
 
 WIDTH, HEIGHT = 620, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 24
 COLOURS = 8
 POINTS = 240  # of a curve; more cannot be told apart
 LABELS = 40  # bars that still get a name below them

@@ -26,6 +26,7 @@ METRICS = {
     "AR100": "AR100",
 }
 BANDS = {"r": "rare", "c": "common", "f": "frequent"}
+NOTABLE = 0.005  # change of an AP that is coloured; the next seed may undo a smaller one
 RARE, COMMON = 10, 100  # images with the class, as LVIS counts them
 
 # Data sets
@@ -305,8 +306,8 @@ def _with_change(value: float, base: float, is_base: bool) -> Html | str:
         return "–"
     if is_base or base < 0:
         return f"{value:.3f}"
-    change = value - base
-    word = "w-up" if change > 0.0005 else "w-down" if change < -0.0005 else "w-quiet"
+    change = round(value - base, 3) + 0.0  # no "-0.000"
+    word = "w-quiet" if abs(change) < NOTABLE else "w-up" if change > 0 else "w-down"
     return join(f"{value:.3f} ", tag("span", f"{change:+.3f}", class_=word))
 
 

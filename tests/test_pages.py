@@ -20,6 +20,8 @@ from studio import tables
 from studio.context import Studio
 from studio.pages import common, compare, datasets, generate, jobs, train
 
+# Said of choices that are given together with the value.
+pytestmark = pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
 RESULT = {"mAP": 0.4, "AP50": 0.7, "AP75": 0.4, "AP_s": -1.0, "AP_m": 0.3, "AP_l": 0.5, "AR100": 0.5}
 
 

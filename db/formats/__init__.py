@@ -11,10 +11,13 @@ from pathlib import Path
 from db.document import Document
 from db.errors import NotFound, WinnowError
 from db.formats import coco, odvg, voc
-from db.formats.checks import Faults, Progress, check_picture, locate
+from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, locate, short
 from db.records import Fault, Image
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+Roots = dict[str, list[Path]]  # by split: the folders in which its images may lie, the likeliest first
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,22 @@ def read(
         document.faults.append(empty)
     if annotations_only:
         return document
-    return _with_files(document, path, [images] if images else roots, progress)
+    return _with_files(
+        document, path, {split: [images] if images else found for split, found in roots.items()}, progress
+    )
 
 
 def write(document: Document, folder: Path, format: str, *, with_images: bool = True) -> list[str]:
     """Write a document into an empty or new folder. Returns what the format cannot hold, a sentence part each.
 
-    Every file is written under a temporary name and renamed; the same document gives the same bytes.
+    Every file is written under a temporary name and renamed; the same document gives the same bytes. Raises WinnowError
+    when the folder is not empty, or two different images have the same file name.
     """
     if format not in FORMATS:
         raise NotFound("format", format, list(FORMATS))
     if folder.exists() and any(folder.iterdir()):
         raise WinnowError(f"{folder} is not empty. Choose a new folder; exports never overwrite.")
+    _check_file_names(document)
     folder.mkdir(parents=True, exist_ok=True)
     losses = FORMATS[format].write(document, folder)
     if with_images:
@@ -101,35 +108,61 @@ def write(document: Document, folder: Path, format: str, *, with_images: bool = 
 def _copy_images(document: Document, folder: Path) -> None:
     for image in document.images():
         source = document.file_of(image)
-        if source is not None:
-            target = folder / image.file_name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        if source is None:
+            continue
+        target = folder / image.file_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
-def _read_coco(path: Path) -> tuple[Document, list[Path]]:
+def _check_file_names(document: Document) -> None:
+    files: dict[str, Path | None] = {}
+    for image in document.images():
+        source = document.file_of(image)
+        if climbs(image.file_name):
+            raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
+        if files.setdefault(image.file_name, source) != source:
+            raise WinnowError(
+                f"Two different images are named {image.file_name!r}. Export their splits one by one, without the others."
+            )
+
+
+def _read_coco(path: Path) -> tuple[Document, Roots]:
     files = _splits(path, "*.json")
-    folder = path if path.is_dir() else path.parent
-    return coco.read(files), [folder / "images", folder, folder.parent / "images", folder.parent]
+    return coco.read(files), _image_folders(path, files)
 
 
-def _read_odvg(path: Path) -> tuple[Document, list[Path]]:
+def _read_odvg(path: Path) -> tuple[Document, Roots]:
     files = _splits(path, "*.jsonl")
+    labels = sorted(next(iter(files.values())).parent.glob("*label_map*.json"))
+    return odvg.read(files, labels[0] if labels else None), _image_folders(path, files)
+
+
+def _image_folders(path: Path, files: dict[str, Path]) -> Roots:
+    """Where the images of annotation files usually are: beside them or in images/, in a folder of their split or not."""
     folder = path if path.is_dir() else path.parent
-    labels = next(iter(sorted(folder.glob("*label_map*.json"))), None)
-    return odvg.read(files, labels), [folder / "images", folder, folder.parent / "images", folder.parent]
+    places = [folder / "images", folder, folder.parent / "images", folder.parent]
+    roots = {}
+    for split, file in files.items():
+        own = [place / name for name in (split, file.stem.split("_")[-1]) if name for place in places]
+        roots[split] = [*filter(Path.is_dir, own), *places]
+    return roots
 
 
-def _read_voc(path: Path) -> tuple[Document, list[Path]]:
-    return voc.read(path), [path / "JPEGImages", path / "images", path]
+def _read_voc(path: Path) -> tuple[Document, Roots]:
+    document = voc.read(path)
+    roots = [path / "JPEGImages", path / "images", path]
+    return document, {image.split: roots for image in document.images()}
 
 
 _READERS = {"coco": _read_coco, "odvg": _read_odvg, "voc": _read_voc}
 
 
 def _splits(path: Path, pattern: str) -> dict[str, Path]:
-    """Files by split. A file of its own has the split its name tells, if any."""
+    """Files by split. A file of its own has the split its name tells, if any. Where there are `instances_*` files, as
+    COCO itself ships them, those for captions and keypoints beside them are not read."""
     files = [path] if path.is_file() else _annotation_files(path, pattern)
+    files = [file for file in files if file.name.startswith("instances_")] or files
     found: dict[str, Path] = {}
     for file in files:
         words = re.split(r"[^a-z]+", file.stem.lower())
@@ -150,22 +183,26 @@ def _annotation_files(folder: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _with_files(document: Document, path: Path, roots: list[Path], progress: Progress | None) -> Document:
+def _with_files(document: Document, path: Path, roots: Roots, progress: Progress | None) -> Document:
     """The document without the images whose files are missing or unsound, and what belongs to them."""
     images = list(document.images())
     faults = Faults(str(path))
     files: dict[int, Path] = {}
+    sound: set[tuple[Path, int, int]] = set()  # several lines of ODVG may show one file
     for number, image in enumerate(images, 1):
-        root = next((root for root in roots if (root / image.file_name).is_file()), roots[0])
-        item = f"image {image.file_name!r}"
+        root = next((root for root in roots[image.split] if is_file(root / image.file_name)), roots[image.split][0])
+        item = f"image {short(image.file_name)}"
         found = locate(faults, item, root, image.file_name)
-        if found is not None and check_picture(faults, item, found, image.width, image.height):
-            files[image.id] = found
+        if found is not None:
+            key = (found, image.width, image.height)
+            if key in sound or check_picture(faults, item, *key):
+                sound.add(key)
+                files[image.id] = found
         if progress is not None:
             progress(number, len(images))
-    sound = [image for image in images if image.id in files]
+    kept = [image for image in images if image.id in files]
     return replace(
-        _restricted(document, sound) if len(sound) < len(images) else document,
+        _restricted(document, kept) if len(kept) < len(images) else document,
         faults=[*document.faults, *faults],
         file_of=lambda image: files.get(image.id),
     )

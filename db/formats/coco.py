@@ -20,6 +20,7 @@ from db.bulk import without_gc
 from db.document import Document
 from db.errors import BadDataset
 from db.formats.checks import (
+    LARGEST,
     WHOLE,
     Faults,
     check_box,
@@ -68,6 +69,8 @@ class Split:
     def __init__(self, path: Path, name: str, faults: Faults) -> None:
         self.path, self.name, self.faults = path, name, faults
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        if not data.isascii():
+            self._check_characters(data)
         self.raw_images, self.annotations, self.raw_categories = self._decode(data)
         self.info = self._top_level(data)
 
@@ -76,16 +79,30 @@ class Split:
         try:
             whole = msgspec.json.decode(data, type=File)
             return whole.images, whole.annotations, whole.categories
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError):
             lists = self._loosely(data)
         return (*(lists.get(key, []) for key in KNOWN),)
 
-    def _loosely(self, data: bytes) -> dict[str, Any]:
-        """Python's reader takes NaN and Infinity, so that the items that hold them can be named."""
+    def _check_characters(self, data: bytes) -> None:
+        """The fast reader passes over what it keeps raw, so it would not notice."""
         try:
-            whole = _json(data)
+            data.decode()
+        except UnicodeDecodeError as error:
+            raise self._broken(f"byte {error.start} of {len(data)} is no UTF-8") from error
+
+    def _parsed(self, data: bytes) -> Any:
+        """By Python's reader, which takes NaN and Infinity, so that the items that hold them can be named."""
+        text = data.decode()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            place = len(text[: error.pos].encode())
+            raise self._broken(f"not readable as JSON: {error.msg} at byte {place} of {len(data)}") from error
         except (ValueError, RecursionError) as error:
             raise self._broken(f"not readable as JSON: {error}") from error
+
+    def _loosely(self, data: bytes) -> dict[str, Any]:
+        whole = self._parsed(data)
         if not isinstance(whole, dict):
             raise self._broken(f"a {type(whole).__name__} at the top")
         for key in KNOWN:
@@ -102,8 +119,8 @@ class Split:
         try:
             parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
             found = {key: msgspec.json.decode(raw) for key, raw in parts.items() if key not in KNOWN}
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            found = {key: value for key, value in _json(data).items() if key not in KNOWN}
+        except (msgspec.MsgspecError, RecursionError):
+            found = {key: value for key, value in self._parsed(data).items() if key not in KNOWN}
         return found if check_storable(self.faults, f"the fields {', '.join(found)}", found) else {}
 
     def categories(self) -> list[Category]:
@@ -173,7 +190,16 @@ class Split:
             if type(raw) is Annotation and raw.id not in seen:  # the common case, in few steps
                 x, y, w, h = raw.bbox
                 width, height = sizes.get(raw.image_id, (0, 0))
-                inside = w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= width and y + h <= height
+                area = 0 if raw.area is msgspec.UNSET else raw.area
+                inside = (
+                    -LARGEST <= area <= LARGEST
+                    and w > 0
+                    and h > 0
+                    and x >= 0
+                    and y >= 0
+                    and x + w <= width
+                    and y + h <= height
+                )
                 if inside and raw.category_id in self._category_of:
                     seen.add(raw.id)
                     sound.append(number)
@@ -462,19 +488,6 @@ def _category(number: int, raw: dict[str, Any]) -> Category:
         frequency=frequency if isinstance(frequency, str) else None,
         extra=extra,
     )
-
-
-def _json(data: bytes) -> Any:
-    """The JSON value of UTF-8 bytes, with NaN and infinities. Raises ValueError that tells the place in bytes."""
-    text = ""
-    try:
-        text = data.decode()
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} of {len(data)} is no UTF-8") from error
-    except json.JSONDecodeError as error:
-        place = len(text[: error.pos].encode())
-        raise ValueError(f"{error.msg} at byte {place} of {len(data)}") from error
 
 
 def _fields(raw: Any) -> Any:

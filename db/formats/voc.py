@@ -20,7 +20,8 @@ from db.formats.writing import Losses, replaced
 from db.records import XYXY, Box, Category, Fault, Image
 
 SPLITS = ("train", "val", "test")  # the most specific lists come first; trainval is what is in neither
-UNHELD = ((), ("ids of images and boxes", "records with unknown fields", "records with fields of their own format"))
+HELD_NEVER = ("masks", "crowd flags", "areas", "boxes without a category", "captions and phrases")
+HELD_OF_VOC = ("ids of images and boxes", "records with unknown fields", "records with fields of their own format")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 UNWRITABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -162,9 +163,7 @@ def write(document: Document, folder: Path) -> list[str]:
     (folder / "Annotations").mkdir(parents=True, exist_ok=True)
     names = {category.id: category.name for category in document.categories}
     own = document.format == "voc"  # else `extra` is another format's, and what looks like tags there is none
-    losses = Losses(
-        "masks", "crowd flags", "areas", "boxes without a category", "captions and phrases", *UNHELD[not own]
-    )
+    losses = Losses(*HELD_NEVER, *(() if own else HELD_OF_VOC))
     splits: dict[str, list[str]] = {}
     taken: set[str] = set()
     for image, boxes, texts in document.samples():

@@ -34,7 +34,17 @@ def is_private(extra: dict[str, Any], source: str) -> bool:
 
 
 def _unknown(image: Image, boxes: list[Box], phrases: list[Phrase], source: str) -> int:
-    return sum(bool(carried(record.extra, source, set())) for record in (image, *boxes, *phrases))
+    extras = [image.extra, *(box.extra for box in boxes), *(phrase.extra for phrase in phrases)]
+    return sum(bool(carried(extra, source, set())) for extra in extras)
+
+
+def _private(image: Image, boxes: list[Box], phrases: list[Phrase], source: str) -> int:
+    extras = [image.extra, *(box.extra for box in boxes), *(phrase.extra for phrase in phrases)]
+    return sum(is_private(extra, source) for extra in extras)
+
+
+def _ids(image: Image, boxes: list[Box], phrases: list[Phrase], source: str) -> int:
+    return (image.source_id is not None) + sum(box.source_id is not None for box in boxes)
 
 
 def _unnamed(image: Image, boxes: list[Box], phrases: list[Phrase], source: str) -> int:
@@ -50,13 +60,9 @@ KINDS: dict[str, Count] = {
     "boxes without a category": lambda image, boxes, phrases, source: sum(box.category_id is None for box in boxes),
     "boxes with neither class nor phrase": _unnamed,
     "captions and phrases": lambda image, boxes, phrases, source: len(phrases),
-    "ids of images and boxes": lambda image, boxes, phrases, source: sum(
-        record.source_id is not None for record in (image, *boxes)
-    ),
+    "ids of images and boxes": _ids,
     "records with unknown fields": _unknown,
-    "records with fields of their own format": lambda image, boxes, phrases, source: sum(
-        is_private(record.extra, source) for record in (image, *boxes, *phrases)
-    ),
+    "records with fields of their own format": _private,
 }
 
 

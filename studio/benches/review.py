@@ -49,7 +49,7 @@ ARM = """([selector, wanted]) => {
     await new Promise(requestAnimationFrame);
     await new Promise((go) => { const pipe = new MessageChannel(); pipe.port1.onmessage = go; pipe.port2.postMessage(0); });
     resolve(performance.now() - event.timeStamp);
-  }, { once: true, capture: true }));
+  }, { once: true }));  // after the page's own listener, which was there before
 }"""
 
 

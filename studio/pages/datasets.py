@@ -189,8 +189,8 @@ def _images(
         return "", ""
     store, found = studio.store.datasets, studio.store.datasets.get(dataset)
     names = {one.id: one.name for one in store.categories(found.id)}
-    wanted = {"split": split if split in splits_of(studio, found) else None, "category_id": _key(names, category)}
-    images = store.images(found.id, **wanted, after=trail[-1], limit=PAGE + 1)
+    named = split if split in splits_of(studio, found) else None
+    images = store.images(found.id, split=named, category_id=_key(names, category), after=trail[-1], limit=PAGE + 1)
     if not images:
         return empty(
             "No images here", "No image of this data set fits both filters; choose another split or class."

@@ -81,21 +81,21 @@ def described(studio: Studio, recipe: str, pack: str) -> tuple[Html, str]:
 
 def start_preview(
     studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int
-) -> tuple[int, Html, Any]:
+) -> tuple[int, Html | str, Any]:
     """Make the first few candidates of what the form says."""
     return _start(studio, dataset, recipe, pack, None, seed, preview=True)
 
 
 def start_all(
     studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int
-) -> tuple[int, Html, Any]:
+) -> tuple[int, Html | str, Any]:
     """Queue everything that the form says."""
     return _start(studio, dataset, recipe, pack, int(amount or 0) or None, seed, preview=False)
 
 
 def _start(
     studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int | None, seed: int, *, preview: bool
-) -> tuple[int, Html, Any]:
+) -> tuple[int, Html | str, Any]:
     run = actions.start_recipe(
         studio,
         dataset=required_dataset(dataset),

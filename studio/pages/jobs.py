@@ -131,7 +131,8 @@ def _detail(studio: Studio, run: Run) -> tuple[Html, Html]:
 
 def _tail(studio: Studio, run_id: int) -> list[LogLine]:
     """The last lines of the log."""
-    after, lines = 0, []
+    after = 0
+    lines: list[LogLine] = []
     while part := studio.store.ledger.logs(run_id, after=after, limit=1000):
         lines, after = [*lines, *part][-LOG_LINES:], part[-1].id
     return lines

@@ -11,11 +11,11 @@ import gradio as gr
 START = "import('/studio-static/grid/grid.js').then((grid) => grid.mount(element, trigger, watch)); /* 'pick' 'turn' */"
 
 
-def grid(label: str, **options: object) -> gr.HTML:
+def grid(label: str, *, max_height: int | None = None) -> gr.HTML:
     return gr.HTML(
         html_template='<div class="w" role="group" aria-label="${label_text}">${value}</div>',
         js_on_load=START,
         apply_default_css=False,
         label_text=label,
-        **options,
+        max_height=max_height,
     )
