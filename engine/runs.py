@@ -71,7 +71,7 @@ def start_generate(
     size = 1 if preview else TARGETS_PER_SHARD
     store.ledger.plan(made.id, [({"targets": part}, len(part)) for part in _parts(targets, size)])
     start_filter(store, dataset_id=dataset_id, filters=recipe.filters, of_run=made)
-    return made
+    return store.ledger.run(made.id)
 
 
 def start_filter(store: Store, *, dataset_id: int, filters: Sequence[str], of_run: Run) -> Run:
@@ -110,7 +110,7 @@ def start_train(
         versions=versions(),
     )
     store.ledger.plan(run.id, [({}, chosen.iterations)])
-    return run
+    return store.ledger.run(run.id)
 
 
 def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: str) -> Run:
@@ -130,7 +130,7 @@ def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: 
         versions=versions(),
     )
     store.ledger.plan(run.id, [({}, 1)])
-    return run
+    return store.ledger.run(run.id)
 
 
 def rerun(store: Store, run_id: int) -> Run:

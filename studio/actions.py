@@ -60,8 +60,10 @@ def paint_tabletop(
     """Paint Tabletop scenes as a data set; their files, with the exact truth, stay in `folder` if one is named."""
     if any(dataset.name == name for dataset in studio.store.datasets.list()):
         raise WinnowError(f"A data set named {name!r} exists already. Choose another name.")
-    chosen = {"difficulty": difficulty, "seed": seed, "folder": folder, "progress": progress}
-    return demo.paint_dataset(studio.store, name, {split: n for split, n in counts.items() if n}, **chosen)
+    wanted = {split: n for split, n in counts.items() if n}
+    return demo.paint_dataset(
+        studio.store, name, wanted, difficulty=difficulty, seed=seed, folder=folder, progress=progress
+    )
 
 
 # Recipes
