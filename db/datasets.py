@@ -21,7 +21,8 @@ from db.records import Box, Category, Dataset, Fault, Image, Phrase
 
 Progress = Callable[[int, int], None]
 CHUNK = 2000
-BULK = 20_000  # rows handed to the driver at once
+BULK = 4000  # rows handed to the driver at once
+BULK_CACHE = -64_000  # KiB, negative as SQLite wants it
 
 
 class Datasets:
@@ -46,7 +47,7 @@ class Datasets:
         with self._db.read() as connection:
             _refuse_taken(connection, name)  # before the work; and again when nobody else can take it
         digests = self._put_files(document, progress)
-        with without_gc(), self._db.write() as connection:
+        with without_gc(), self._db.write() as connection, _large_cache(connection):
             _refuse_taken(connection, name)
             dataset_id = _next_id(connection, schema.dataset)
             counts = _insert(connection, document, dataset_id, digests)
@@ -292,6 +293,17 @@ def _many(connection: Connection, table: Any, rows: Iterable[tuple[Any, ...]]) -
         connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", part)
         count += len(part)
     return count
+
+
+@contextmanager
+def _large_cache(connection: Connection) -> Iterator[None]:
+    """Room for the pages of a bulk, which would otherwise be written out and read again to build the indexes."""
+    before = connection.exec_driver_sql("PRAGMA cache_size").scalar_one()
+    connection.exec_driver_sql(f"PRAGMA cache_size={BULK_CACHE}")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA cache_size={int(before)}")
 
 
 @contextmanager

@@ -56,11 +56,17 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and (value.isascii() or not SURROGATE.search(value))
 
 
+def _is_plain(value: object) -> bool:
+    return value is None or (type(value) is str and value.isascii()) or (type(value) is int and -WHOLE <= value < WHOLE)
+
+
 def unstorable(value: object) -> str | None:
     """What in a JSON value would be lost or changed when it is stored and written again; None when nothing would.
 
     NaN and infinity are no JSON, whole numbers beyond 64 bits and half surrogate pairs have no place in a database.
     """
+    if isinstance(value, dict) and all(map(_is_plain, value)) and all(map(_is_plain, value.values())):
+        return None  # the common case, in few steps
     pending: list[tuple[object, int]] = [(value, 0)]
     while pending:
         item, depth = pending.pop()
@@ -116,7 +122,7 @@ def check_size(faults: Faults, item: str, width: object, height: object) -> bool
 
 def climbs(name: str) -> bool:
     """Whether a file name leads out of the folder it is relative to, on any system."""
-    if PLAIN.fullmatch(name) and ".." not in name:
+    if ".." not in name and PLAIN.fullmatch(name):
         return False
     windows = PureWindowsPath(name)
     parts = set(PurePosixPath(name).parts) | set(windows.parts)

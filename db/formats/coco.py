@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
+from msgspec import UNSET
 
 from db.bulk import without_gc
 from db.document import Document
@@ -44,17 +45,25 @@ class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     image_id: Id64
     category_id: Id64
     bbox: tuple[float, float, float, float]
-    area: float | msgspec.UnsetType = msgspec.UNSET
-    iscrowd: Literal[0, 1] | msgspec.UnsetType = msgspec.UNSET
+    area: float | msgspec.UnsetType = UNSET
+    iscrowd: Literal[0, 1] | msgspec.UnsetType = UNSET
     segmentation: msgspec.Raw = msgspec.Raw()
 
 
 class File(msgspec.Struct):
-    """A COCO file; the order of its other keys is found out separately."""
+    """A COCO file; its other keys are found out in a second pass."""
 
     images: list[dict[str, Any]]
     annotations: list[Annotation]
     categories: list[dict[str, Any]] = []
+
+
+class UsualFile(File, forbid_unknown_fields=True):
+    """One with the usual other keys only: a single pass is enough."""
+
+    info: msgspec.Raw = msgspec.Raw()
+    licenses: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
 
 
 KNOWN = ("images", "annotations", "categories")
@@ -71,17 +80,42 @@ class Split:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         if not data.isascii():
             self._check_characters(data)
-        self.raw_images, self.annotations, self.raw_categories = self._decode(data)
-        self.info = self._top_level(data)
+        whole = self._decode(data)
+        self.raw_images, self.annotations, self.raw_categories = (whole.pop(key, []) for key in KNOWN)
+        self.info = whole if check_storable(faults, f"the fields {', '.join(whole)}", whole) else {}
 
-    def _decode(self, data: bytes) -> tuple[list[Any], list[Any], list[Any]]:
-        """Annotations as structs, or as dictionaries when some have fields of their own or something is wrong."""
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        """The top level of the file. Annotations are structs, or dictionaries when some have fields of their own."""
         try:
-            whole = msgspec.json.decode(data, type=File)
-            return whole.images, whole.annotations, whole.categories
+            return self._typed_lists(data)
         except (msgspec.MsgspecError, RecursionError):
-            lists = self._loosely(data)
-        return (*(lists.get(key, []) for key in KNOWN),)
+            return self._checked(self._untyped(data))
+
+    def _typed_lists(self, data: bytes) -> dict[str, Any]:
+        try:
+            usual = msgspec.structs.asdict(msgspec.json.decode(data, type=UsualFile))
+            others = {key: usual[key] for key in ("info", "licenses", "type") if bytes(usual[key])}
+        except msgspec.ValidationError:
+            usual = msgspec.structs.asdict(msgspec.json.decode(data, type=File))
+            others = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        parsed = {key: msgspec.json.decode(raw) for key, raw in others.items() if key not in KNOWN}
+        return {**parsed, **{key: usual[key] for key in KNOWN}}
+
+    def _untyped(self, data: bytes) -> Any:
+        """By the fast reader, or by Python's, which takes NaN and Infinity, so that what holds them can be named, and
+        tells where a file breaks off."""
+        try:
+            return msgspec.json.decode(data)
+        except (msgspec.MsgspecError, RecursionError):
+            return self._parsed(data)
+
+    def _checked(self, whole: Any) -> dict[str, Any]:
+        if not isinstance(whole, dict):
+            raise self._broken(f"a {type(whole).__name__} at the top")
+        for key in KNOWN:
+            if not isinstance(whole.get(key, [] if key == "categories" else None), list):
+                raise self._broken(f"{key}: {short(whole[key])}" if key in whole else f"no {key}")
+        return whole
 
     def _check_characters(self, data: bytes) -> None:
         """The fast reader passes over what it keeps raw, so it would not notice."""
@@ -91,7 +125,6 @@ class Split:
             raise self._broken(f"byte {error.start} of {len(data)} is no UTF-8") from error
 
     def _parsed(self, data: bytes) -> Any:
-        """By Python's reader, which takes NaN and Infinity, so that the items that hold them can be named."""
         text = data.decode()
         try:
             return json.loads(text)
@@ -101,27 +134,9 @@ class Split:
         except (ValueError, RecursionError) as error:
             raise self._broken(f"not readable as JSON: {error}") from error
 
-    def _loosely(self, data: bytes) -> dict[str, Any]:
-        whole = self._parsed(data)
-        if not isinstance(whole, dict):
-            raise self._broken(f"a {type(whole).__name__} at the top")
-        for key in KNOWN:
-            if not isinstance(whole.get(key, [] if key == "categories" else None), list):
-                raise self._broken(f"{key}: {short(whole[key])}" if key in whole else f"no {key}")
-        return whole
-
     def _broken(self, seen: str) -> BadDataset:
         expected = "a complete JSON object with the lists images, annotations and categories"
         return BadDataset([Fault(file=str(self.path), item="the whole file", seen=seen, expected=expected)])
-
-    def _top_level(self, data: bytes) -> dict[str, Any]:
-        """Everything beside images, annotations and categories, in the order of the file."""
-        try:
-            parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-            found = {key: msgspec.json.decode(raw) for key, raw in parts.items() if key not in KNOWN}
-        except (msgspec.MsgspecError, RecursionError):
-            found = {key: value for key, value in self._parsed(data).items() if key not in KNOWN}
-        return found if check_storable(self.faults, f"the fields {', '.join(found)}", found) else {}
 
     def categories(self) -> list[Category]:
         found: list[Category] = []
@@ -157,7 +172,7 @@ class Split:
         if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not is_text(raw.get("file_name")):
             self.faults.add(item, short(raw), "an object with id, file_name, width and height")
             return None
-        item = f"image id {short(raw['id'])} (#{number})"
+        item = f"image id {raw['id']!r:.40} (#{number})"
         if raw["id"] in ids:
             self.faults.add(item, "the id a second time", "every image id once")
             return None
@@ -182,6 +197,7 @@ class Split:
     def check_annotations(self, images: list[Image], categories: list[Category]) -> list[int]:
         """Positions of the sound annotations; the others become faults."""
         self._image_of = {image.source_id: image for image in images}
+        self._ordinal_of = {image.source_id: image.id for image in images}
         self._category_of = {category.source_id: category.id for category in categories}
         sound: list[int] = []
         seen: set[Id] = set()
@@ -190,7 +206,7 @@ class Split:
             if type(raw) is Annotation and raw.id not in seen:  # the common case, in few steps
                 x, y, w, h = raw.bbox
                 width, height = sizes.get(raw.image_id, (0, 0))
-                area = 0 if raw.area is msgspec.UNSET else raw.area
+                area = 0 if raw.area is UNSET else raw.area
                 inside = (
                     -LARGEST <= area <= LARGEST
                     and w > 0
@@ -251,20 +267,22 @@ class Split:
 
     def _typed(self, ordinal: int, raw: Annotation) -> Box:
         x, y, w, h = raw.bbox
-        segmentation = bytes(raw.segmentation)
-        extra: dict[str, Any] = {} if raw.iscrowd is not msgspec.UNSET else {"iscrowd": None}
+        segmentation: bytes | None = bytes(raw.segmentation) or None
+        extra: dict[str, Any] = {}
+        if raw.iscrowd is UNSET:
+            extra["iscrowd"] = None
         if segmentation == b"null":
-            segmentation, extra = b"", {**extra, "segmentation": None}
+            segmentation, extra["segmentation"] = None, None
         return Box(
             id=ordinal,
-            image_id=self._image_of[raw.image_id].id,
+            image_id=self._ordinal_of[raw.image_id],
             xyxy=(x, y, x + w, y + h),
             category_id=self._category_of[raw.category_id],
             source_id=raw.id,
             wh=(w, h),
-            area=None if raw.area is msgspec.UNSET else raw.area,
+            area=None if raw.area is UNSET else raw.area,
             crowd=raw.iscrowd == 1,
-            segmentation=segmentation or None,
+            segmentation=segmentation,
             extra=extra,
         )
 
@@ -273,7 +291,7 @@ class Split:
         segmentation = raw.get("segmentation")
         return Box(
             id=ordinal,
-            image_id=self._image_of[raw["image_id"]].id,
+            image_id=self._ordinal_of[raw["image_id"]],
             xyxy=_corners(raw["bbox"]),
             category_id=self._category_of[raw["category_id"]],
             source_id=raw["id"],
