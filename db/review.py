@@ -173,8 +173,8 @@ class Review:
                 return _policy(newest)
             version = 1 if newest is None else newest.version + 1
             values = {"name": name, "version": version, "rules": pack(list(rules)) or b"[]", "created_at": time.time()}
-            row_id = connection.execute(table.insert().values(values)).inserted_primary_key
-        return Policy(id=row_id[0], name=name, version=version, rules=tuple(rules), created_at=values["created_at"])
+            made = connection.execute(table.insert().returning(table).values(values)).one()
+        return _policy(made)
 
     def policy(self, policy_id: int) -> Policy:
         with self._db.read() as connection:
@@ -188,7 +188,7 @@ class Review:
         table = schema.run.c
         with self._db.read() as connection:
             rows = connection.execute(select(table.id, table.options).where(table.dataset_id == dataset_id)).all()
-            ids = {row.id: unpack(row.options, {}).get("policy_id") for row in rows}
+            ids = {row.id: unpack(row.options, dict[str, Any]()).get("policy_id") for row in rows}
             known = {row.id: _policy(row) for row in connection.execute(select(schema.policy))}
         return {run: known[policy] for run, policy in ids.items() if policy in known}
 

@@ -6,6 +6,7 @@ Nothing in it depends on a clock, so freezing the same selection twice gives the
 
 from __future__ import annotations
 
+import builtins
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -59,13 +60,15 @@ class Snapshots:
             categories=tuple(self._datasets.categories(dataset_id)),
             info=dataset.info,
         )
-        accepted: list[Candidate] = [] if policies is None else list(self._review.accepted(dataset_id, policies))
+        accepted: builtins.list[Candidate] = (
+            [] if policies is None else list(self._review.accepted(dataset_id, policies))
+        )
         samples = list(self._samples(dataset_id, accepted))
         manifest = b"\n".join(msgspec.json.encode(line) for line in (header, *samples))
         policy_ids = {policy.id for policy in (policies or {}).values()}
         return self._save(name, dataset_id, self._blobs.put(manifest), _counts(samples), max(policy_ids, default=None))
 
-    def list(self, dataset_id: int | None = None) -> list[Snapshot]:
+    def list(self, dataset_id: int | None = None) -> builtins.list[Snapshot]:
         """Newest first."""
         query = select(schema.snapshot).order_by(schema.snapshot.c.id.desc())
         if dataset_id is not None:
@@ -81,7 +84,7 @@ class Snapshots:
             raise NotFound("snapshot", name_or_id, [snapshot.name for snapshot in self.list()])
         return _snapshot(row)
 
-    def samples(self, snapshot: Snapshot) -> tuple[Header, list[Sample]]:
+    def samples(self, snapshot: Snapshot) -> tuple[Header, builtins.list[Sample]]:
         first, *lines = self._blobs.get(snapshot.digest).split(b"\n")
         return msgspec.json.decode(first, type=Header), [msgspec.json.decode(line, type=Sample) for line in lines]
 
@@ -101,12 +104,12 @@ class Snapshots:
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
-    def _samples(self, dataset_id: int, accepted: list[Candidate]) -> Iterator[Sample]:
+    def _samples(self, dataset_id: int, accepted: builtins.list[Candidate]) -> Iterator[Sample]:
         """The real images, with accepted negative texts; then one synthetic image per accepted painting."""
         document = self._datasets.document(dataset_id)
         real = {i.id: Sample(image=i, boxes=tuple(b), phrases=tuple(p)) for i, b, p in document.samples()}
         ids = Ordinals(real.values())
-        texts: dict[int, list[Candidate]] = {}
+        texts: dict[int, builtins.list[Candidate]] = {}
         for candidate in accepted:
             if candidate.kind is Kind.NEGATIVE_TEXT:
                 texts.setdefault(candidate.image_id, []).append(candidate)
@@ -131,8 +134,8 @@ class Snapshots:
         }
         with self._db.write() as connection:
             statement = schema.snapshot.insert().values(**values, counts=pack(counts) or b"{}")
-            key = connection.execute(statement).inserted_primary_key
-        return Snapshot(id=key[0], counts=counts, **values)
+            connection.execute(statement)
+        return self.get(name)
 
 
 class Ordinals:
@@ -194,7 +197,7 @@ def with_negatives(sample: Sample, negatives: list[tuple[Candidate, dict[str, An
         Phrase(
             id=ids.next("phrase"),
             image_id=sample.image.id,
-            text=edit.get("text_after", candidate.text_after),
+            text=edit.get("text_after") or candidate.text_after or "",
             holds=False,
             extra={"candidate": candidate.id},
         )

@@ -150,10 +150,12 @@ class Generator:
         if step.kind is Kind.INSTANCE:
             return [(self._categories[box.category_id or 0], None)] * step.variants
         by_name = {plain_name(category.name).lower(): category for category in self._categories.values()}
-        named = [
-            (by_name.get(plain_name(foil.changed_to).lower()), foil) for foil in foils if foil.edit_type == "object"
-        ]
-        return [(category, foil) for category, foil in named if category is not None][: step.variants]
+        found: list[tuple[Category, Foil | None]] = []
+        for foil in foils:
+            category = by_name.get(plain_name(foil.changed_to).lower()) if foil.edit_type == "object" else None
+            if category is not None:
+                found.append((category, foil))
+        return found[: step.variants]
 
     def _painted(self, task: PaintTask, draft: NewCandidate, result: Painted) -> NewCandidate:
         digest = self.context.store.blobs.put(encode_png(result.image))

@@ -9,11 +9,13 @@ class TrainOptions(BaseModel):
     """What a person may set for a training. Also the form on the Train page and the flags of `winnow train`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    iterations: int = Field(3000, ge=1, le=10_000_000, description="optimizer steps")
-    batch_size: int = Field(8, ge=1, le=1024, description="images a step")
-    image_size: tuple[int, int] = Field((256, 192), description="width, height the images are fitted into, pixels")
-    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
-    eval_interval: int = Field(500, ge=1, description="steps between evaluations on the validation split")
+    iterations: int = Field(default=3000, ge=1, le=10_000_000, description="optimizer steps")
+    batch_size: int = Field(default=8, ge=1, le=1024, description="images a step")
+    image_size: tuple[int, int] = Field(
+        default=(256, 192), description="width, height the images are fitted into, pixels"
+    )
+    lr: float = Field(default=2e-3, gt=0, le=1, description="peak learning rate")
+    eval_interval: int = Field(default=500, ge=1, description="steps between evaluations on the validation split")
 
 
 class Preset(BaseModel):

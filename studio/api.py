@@ -120,7 +120,10 @@ def _status(error: WinnowError) -> int:
 
 
 def _sentence(error: RequestValidationError) -> str:
-    parts = (f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (seen: {fault.get('input')!r:.80})" for fault in error.errors())
+    parts = (
+        f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']} (seen: {fault.get('input')!r:.80})"
+        for fault in error.errors()
+    )
     return "; ".join(parts)
 
 
@@ -219,11 +222,19 @@ def _history(store: Store, dataset: int, reviewer: str, limit: int) -> list[dict
     standing = [v for v in log if v.decision is not Decision.UNDO and v.op_id not in undone]
     wanted = [c for c in store.review.candidates([v.candidate_id for v in standing]) if c.dataset_id == dataset]
     shown = {card["id"]: card for card in views.cards(store, list({c.id: c for c in wanted}.values()))}
-    return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in standing if verdict.candidate_id in shown][:limit]
+    return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in standing if verdict.candidate_id in shown][
+        :limit
+    ]
 
 
 def _remembered(verdict: Verdict, card: dict[str, Any]) -> dict[str, Any]:
-    return {"op_id": verdict.op_id, "decision": str(verdict.decision), "reason": verdict.reason, "at": verdict.at, "card": card}
+    return {
+        "op_id": verdict.op_id,
+        "decision": str(verdict.decision),
+        "reason": verdict.reason,
+        "at": verdict.at,
+        "card": card,
+    }
 
 
 def _from_our_pages(request: Request) -> None:
@@ -238,7 +249,9 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY:
-            raise Refused(413, f"The request is longer than {MAX_BODY} bytes; send at most {MAX_VERDICTS} verdicts at once.")
+            raise Refused(
+                413, f"The request is longer than {MAX_BODY} bytes; send at most {MAX_VERDICTS} verdicts at once."
+            )
     return bytes(body)
 
 
@@ -301,7 +314,9 @@ def _file(path: Path, kind: str, tag: str, request: Request) -> Response:
 
 
 def _add_static(routes: APIRouter) -> None:
-    files = {path.relative_to(COMPONENTS).as_posix(): path for path in COMPONENTS.rglob("*") if path.suffix in STATIC_TYPES}
+    files = {
+        path.relative_to(COMPONENTS).as_posix(): path for path in COMPONENTS.rglob("*") if path.suffix in STATIC_TYPES
+    }
 
     @routes.get("/studio-static/{name:path}")
     def static(name: str, request: Request) -> Response:

@@ -18,14 +18,6 @@ from engine.packs import packs
 
 FREE_GIB = 5.0
 NETWORK_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"}
-PROBE = """
-import json, torch
-from engine.training import mmlab
-mmlab.install()
-import mmcv.ops, mmdet
-print(json.dumps({"torch": torch.__version__, "mmdet": mmdet.__version__,
-                  "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""}))
-"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,9 @@ def _file_system(path: Path) -> str:
 
 
 def _models() -> Finding:
-    done = subprocess.run([sys.executable, "-c", PROBE], check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.training.probe"], check=False, capture_output=True, text=True, timeout=300
+    )
     cure = "Run `make demo` or `make test` again: they install what is pinned in constraints.txt."
     if done.returncode:
         return Finding("torch and MMDetection", False, (done.stderr.strip().splitlines() or ["no output"])[-1], cure)

@@ -70,8 +70,16 @@ def router(studio: Studio) -> APIRouter:
     @routes.post("/datasets")
     def import_dataset(body: Import) -> Response:
         """Import from a path of this machine; answers when it is done."""
-        chosen = {"format": body.format, "annotations_only": body.annotations_only, "skip_bad": body.skip_bad}
-        return _json(actions.import_dataset(studio, Path(body.path), body.name, **chosen))
+        return _json(
+            actions.import_dataset(
+                studio,
+                Path(body.path),
+                body.name,
+                format=body.format,
+                annotations_only=body.annotations_only,
+                skip_bad=body.skip_bad,
+            )
+        )
 
     @routes.get("/runs")
     def runs(limit: int = 50) -> Response:

@@ -35,7 +35,9 @@ def ids(store: Store, dataset: Dataset) -> list[int]:
     shard = leased(store, dataset.id, policy_id=policy.id, recipe="gen2det")
     made = candidates(store, dataset.id, shard, 5)
     values = zip(made, (1.0, 4.0, 2.0, 0.5), strict=False)
-    store.review.add_scores(shard, [Score(candidate_id=i, filter="seam", value=v, reason=f"steps {v}") for i, v in values])
+    store.review.add_scores(
+        shard, [Score(candidate_id=i, filter="seam", value=v, reason=f"steps {v}") for i, v in values]
+    )
     return made
 
 
@@ -69,7 +71,10 @@ def test_pages_show_each_candidate_once(client: TestClient, dataset: Dataset, id
 
 def test_the_queue_holds_what_is_asked_for(client: TestClient, dataset: Dataset, ids: list[int]) -> None:
     post(client, [op(1, ids[0]), op(2, ids[1], "reject")])
-    shown = {human: [card["id"] for card in following(client, dataset, human=human)["cards"]] for human in ("undecided", "accept", "any")}
+    shown = {
+        human: [card["id"] for card in following(client, dataset, human=human)["cards"]]
+        for human in ("undecided", "accept", "any")
+    }
     assert shown == {"undecided": ids[2:], "accept": ids[:1], "any": ids}
     assert following(client, dataset, kind="negative_text")["cards"] == []
     worst = following(client, dataset, human="any", order="-score:seam")["cards"]
@@ -118,7 +123,12 @@ def test_a_verdict_sent_twice_counts_once(client: TestClient, store: Store, ids:
 
 
 def test_history_is_what_undo_takes_back(client: TestClient, dataset: Dataset, ids: list[int]) -> None:
-    verdicts = [op(1, ids[0]), op(2, ids[1], "reject", reason="bad box"), op(3, ids[1], "undo", undoes="operation-2"), op(4, ids[2])]
+    verdicts = [
+        op(1, ids[0]),
+        op(2, ids[1], "reject", reason="bad box"),
+        op(3, ids[1], "undo", undoes="operation-2"),
+        op(4, ids[2]),
+    ]
     post(client, [*verdicts, op(5, ids[3], reviewer="ann")])
     history = client.get("/api/review/history", params={"dataset": dataset.id}).json()
     assert [(one["op_id"], one["card"]["id"]) for one in history] == [("operation-4", ids[2]), ("operation-1", ids[0])]
@@ -129,7 +139,9 @@ def test_history_is_what_undo_takes_back(client: TestClient, dataset: Dataset, i
 def test_verdicts_need_the_header_of_our_pages(client: TestClient, store: Store, ids: list[int]) -> None:
     answer = client.post("/api/review/verdicts", json=[op(1, ids[0])])
     assert answer.status_code == 403 and "X-Winnow" in answer.json()["error"]
-    plain = client.post("/api/review/verdicts", content=json.dumps([op(1, ids[0])]), headers=HEADERS | {"Content-Type": "text/plain"})
+    plain = client.post(
+        "/api/review/verdicts", content=json.dumps([op(1, ids[0])]), headers=HEADERS | {"Content-Type": "text/plain"}
+    )
     assert plain.status_code == 415
     assert store.review.candidate(ids[0]).human is None
 
@@ -151,7 +163,9 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("body", "status", "word"), BAD_BODIES, ids=range(len(BAD_BODIES)))
-def test_a_malformed_body_is_refused_with_a_reason(client: TestClient, ids: list[int], body: bytes, status: int, word: str) -> None:
+def test_a_malformed_body_is_refused_with_a_reason(
+    client: TestClient, ids: list[int], body: bytes, status: int, word: str
+) -> None:
     answer = client.post("/api/review/verdicts", content=body, headers=HEADERS | {"Content-Type": "application/json"})
     assert (answer.status_code, word in answer.json()["error"]) == (status, True), answer.text
 
@@ -197,7 +211,9 @@ def test_images_are_immutable_and_harmless(client: TestClient, store: Store, dat
     assert client.get(f"/media/blob/{digest}", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
 
 
-@pytest.mark.parametrize("payload", [b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", b"<html>", b"GIF89a<script>", b""])
+@pytest.mark.parametrize(
+    "payload", [b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", b"<html>", b"GIF89a<script>", b""]
+)
 def test_what_is_no_image_is_not_served(client: TestClient, store: Store, payload: bytes) -> None:
     digest = store.blobs.put(payload)
     assert client.get(f"/media/blob/{digest}").status_code == 415
@@ -210,7 +226,9 @@ def test_a_blob_that_is_not_there_is_a_404(client: TestClient, digest: str) -> N
     assert client.get(f"/media/thumb/{digest}").status_code == 404
 
 
-@pytest.mark.parametrize(("width", "height", "fitted"), [(2000, 1000, (160, 80)), (100, 50, (100, 50)), (3000, 4, (160, 1))])
+@pytest.mark.parametrize(
+    ("width", "height", "fitted"), [(2000, 1000, (160, 80)), (100, 50, (100, 50)), (3000, 4, (160, 1))]
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_thumbnails_fit_and_are_never_enlarged(
     client: TestClient, store: Store, kind: str, width: int, height: int, fitted: tuple[int, int]
@@ -232,7 +250,10 @@ def test_thumbnails_come_in_a_few_sizes_only(client: TestClient, store: Store, d
 def test_scripts_are_served_and_nothing_beside_them(client: TestClient) -> None:
     script = client.get("/studio-static/review_card/card.js")
     assert script.headers["content-type"].startswith("text/javascript")
-    assert client.get("/studio-static/review_card/card.js", headers={"If-None-Match": script.headers["etag"]}).status_code == 304
+    assert (
+        client.get("/studio-static/review_card/card.js", headers={"If-None-Match": script.headers["etag"]}).status_code
+        == 304
+    )
     for name in ("review_card/__init__.py", "../api.py", "..%2fapi.py", "%2e%2e/api.py", "/etc/passwd", ""):
         assert client.get(f"/studio-static/{name}").status_code == 404, name
 

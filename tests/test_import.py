@@ -25,7 +25,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 
 def coco(**change: Any) -> dict[str, Any]:
-    """A sound COCO file of one image with one box; `image`, `category` and `annotation` change fields of the only one."""
+    """A sound COCO file of one image with one box; `image`, `category` and `annotation` change fields."""
     return {
         "images": [{"id": 1, "file_name": "one.jpg", "width": 160, "height": 120} | change.pop("image", {})],
         "categories": [{"id": 1, "name": "mug"} | change.pop("category", {})],

@@ -55,8 +55,8 @@ def sniff(path: Path) -> str:
         return "coco"
     seen = path.name if path.is_file() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder"
     raise WinnowError(
-        f"{path} is in no format that Winnow knows (seen: {seen}). It reads a COCO .json, an ODVG .jsonl, a folder with such "
-        f"files (one per split, named train, val, test), or a VOC folder with Annotations/ and JPEGImages/."
+        f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO .json, an ODVG .jsonl, a folder with "
+        f"such files (one per split, named train, val, test), or a VOC folder with Annotations/ and JPEGImages/."
     )
 
 
@@ -122,9 +122,7 @@ def _check_file_names(document: Document) -> None:
         if climbs(image.file_name):
             raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
         if files.setdefault(image.file_name, source) != source:
-            raise WinnowError(
-                f"Two different images are named {image.file_name!r}. Export their splits one by one, without the others."
-            )
+            raise WinnowError(f"Two different images are named {image.file_name!r}. Export their splits one by one.")
 
 
 def _read_coco(path: Path) -> tuple[Document, Roots]:
@@ -139,7 +137,7 @@ def _read_odvg(path: Path) -> tuple[Document, Roots]:
 
 
 def _image_folders(path: Path, files: dict[str, Path]) -> Roots:
-    """Where the images of annotation files usually are: beside them or in images/, in a folder of their split or not."""
+    """Where the images of annotation files usually are: beside them or in images/, or there by split."""
     folder = path if path.is_dir() else path.parent
     places = [folder / "images", folder, folder.parent / "images", folder.parent]
     roots = {}

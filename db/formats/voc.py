@@ -1,7 +1,8 @@
 """Pascal VOC: one XML file per image, corners 1-based and inclusive, splits as lists of names in ImageSets/Main.
 
 Inside Winnow `x1 = xmin - 1` and `x2 = xmax`, so that a box covers whole pixels; writing adds the 1 again. Where that
-sum would not give back the digits of the file (fractions, an unusual spelling or order) the corners are kept as written.
+sum would not give back the digits of the file (fractions, an unusual spelling or order) the corners are kept as they
+were.
 White space around a text is not kept.
 """
 
@@ -138,7 +139,8 @@ def _more_lists(lists: dict[str, list[str]], split_of: dict[str, str]) -> dict[s
 
 
 def _parse(path: Path, faults: Faults) -> tuple[list[Tag], dict[str, str]] | None:
-    """The tags and the attributes of the root. Document types and entities are refused: they can read files and fill the memory."""
+    """The tags and the attributes of the root. Document types and entities are refused: they can read files and fill
+    the memory."""
     data = path.read_bytes()
     if b"\0" in data:  # another encoding could hide a declaration from the next test
         faults.add("the whole file", "a zero byte", "XML in UTF-8")

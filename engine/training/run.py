@@ -52,7 +52,9 @@ def train(store: Store, run: Run, control: Control) -> None:
     next attempt then goes on where this one ended."""
     work = store.home / "work" / f"run-{run.id}"
     counts = training_folder(store, store.snapshots.get(run.options["snapshot_id"]), work / "data")
-    control.log(f"{counts['train']} training images ({counts['synthetic']} of them generated), {counts['val']} for validation")
+    control.log(
+        f"{counts['train']} training images ({counts['synthetic']} of them generated), {counts['val']} for validation"
+    )
     job = TrainJob(
         data=work / "data",
         work=work,
@@ -95,9 +97,16 @@ def _predict(detector: MMDetDetector, truth: dict[str, Any], control: Control) -
         if control.stop_requested():
             raise Stopped
         part = images[start : start + BATCH]
-        for image, found in zip(part, detector.detect([decode(Path(i["file_name"]).read_bytes()) for i in part]), strict=True):
+        for image, found in zip(
+            part, detector.detect([decode(Path(i["file_name"]).read_bytes()) for i in part]), strict=True
+        ):
             results += [
-                {"image_id": image["id"], "category_id": ids[found.names[label]], "bbox": _xywh(box), "score": float(score)}
+                {
+                    "image_id": image["id"],
+                    "category_id": ids[found.names[label]],
+                    "bbox": _xywh(box),
+                    "score": float(score),
+                }
                 for box, score, label in zip(found.xyxy, found.scores, found.labels, strict=True)
             ]
         control.progress(start + len(part), len(images))

@@ -38,7 +38,11 @@ WIDTH, HEIGHT = 640, 480
 WARM_UP = 3
 PAUSE = 0.15  # seconds between the paint and the next key
 PLAIN_STEPS = 60
-RULES = (Rule(filter="seam", at_most=3.0), Rule(filter="overlap", at_most=0.5), Rule(filter="plausible_size", at_least=0.02))
+RULES = (
+    Rule(filter="seam", at_most=3.0),
+    Rule(filter="overlap", at_most=0.5),
+    Rule(filter="plausible_size", at_least=0.02),
+)
 
 ARM = """([selector, wanted]) => {
   const pictures = () => [...document.querySelectorAll(selector)];
@@ -61,7 +65,9 @@ def run(scale: float = 1.0, steps: int = 200) -> dict[str, Any]:
         ours = _measure("studio", home, ".review .frame img:not(.peek)", wanted, steps)
         saved = _verdicts(home)
         if saved != WARM_UP + steps:
-            raise WinnowError(f"{WARM_UP + steps} keys were pressed, but {saved} verdicts were saved: the figures mean nothing.")
+            raise WinnowError(
+                f"{WARM_UP + steps} keys were pressed, but {saved} verdicts were saved: the figures mean nothing."
+            )
         plain = _measure("plain", home, "#before img, #after img", wanted, min(steps, PLAIN_STEPS))
     return {
         "bench": "review",
@@ -101,7 +107,9 @@ def _paint(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 9, (HEIGHT, WIDTH, 3)).astype(np.float32)
     for i in range(count):
-        smooth = cv2.resize(rng.uniform(30, 220, (7, 9, 3)).astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(
+            rng.uniform(30, 220, (7, 9, 3)).astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
+        )
         pixels = np.clip(smooth + np.roll(noise, i, axis=1), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i:05d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
@@ -111,7 +119,10 @@ def _document(folder: Path, count: int) -> Document:
     sizes = rng.uniform(40, 200, (count, BOXES, 2))
     corners = rng.uniform(0, 1, sizes.shape) * ((WIDTH, HEIGHT) - sizes)
     xyxy = np.concatenate([corners, corners + sizes], -1).round(1).tolist()
-    pictures = [Image(id=i, file_name=f"{i:05d}.jpg", width=WIDTH, height=HEIGHT, split="train", source_id=i) for i in range(count)]
+    pictures = [
+        Image(id=i, file_name=f"{i:05d}.jpg", width=WIDTH, height=HEIGHT, split="train", source_id=i)
+        for i in range(count)
+    ]
     boxes = [
         Box(id=BOXES * i + j, image_id=i, category_id=j, xyxy=tuple(xyxy[i][j]), source_id=BOXES * i + j)
         for i in range(count)
@@ -205,7 +216,9 @@ def _page() -> Iterator[Any]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
-        raise WinnowError("The review bench drives a browser: pip install playwright, and have Chromium on the PATH.") from error
+        raise WinnowError(
+            "The review bench drives a browser: pip install playwright, and have Chromium on the PATH."
+        ) from error
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         raise WinnowError("The review bench drives a browser, but there is no chromium on the PATH.")
@@ -283,7 +296,9 @@ def plain_app(home: Path) -> Any:
         button = gr.Button("Accept", elem_id="accept")
         button.click(accept, at, [at, before, after, words], show_progress="hidden")
         blocks.load(shown, at, [at, before, after, words])
-    return gr.mount_gradio_app(FastAPI(), blocks, path="/", head=press, ssr_mode=False, allowed_paths=[str(home / "blobs")])
+    return gr.mount_gradio_app(
+        FastAPI(), blocks, path="/", head=press, ssr_mode=False, allowed_paths=[str(home / "blobs")]
+    )
 
 
 def _serve(variant: str, home: Path, port: int) -> None:
