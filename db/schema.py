@@ -116,6 +116,7 @@ phrase = Table(
     _json("spans"),
     _json("extra"),
     Index("phrase_image", "image_id"),
+    Index("phrase_parent", "parent_id"),
 )
 
 phrase_box = Table(
@@ -240,6 +241,8 @@ candidate = Table(
     Index("candidate_random", "dataset_id", "human", "shuffle", "id"),
     Index("candidate_class", "dataset_id", "human", "category_id", "id"),
     Index("candidate_image", "image_id"),
+    Index("candidate_box", "box_id"),
+    Index("candidate_phrase", "phrase_id"),
 )
 
 score = Table(

@@ -174,6 +174,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('phrase', schema=None) as batch_op:
         batch_op.create_index('phrase_image', ['image_id'], unique=False)
+        batch_op.create_index('phrase_parent', ['parent_id'], unique=False)
 
     op.create_table('shard',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
@@ -235,8 +236,10 @@ def upgrade() -> None:
     sa.UniqueConstraint('run_id', 'target', 'variant', name='candidate_key')
     )
     with op.batch_alter_table('candidate', schema=None) as batch_op:
+        batch_op.create_index('candidate_box', ['box_id'], unique=False)
         batch_op.create_index('candidate_class', ['dataset_id', 'human', 'category_id', 'id'], unique=False)
         batch_op.create_index('candidate_image', ['image_id'], unique=False)
+        batch_op.create_index('candidate_phrase', ['phrase_id'], unique=False)
         batch_op.create_index('candidate_queue', ['dataset_id', 'human', 'id'], unique=False)
         batch_op.create_index('candidate_random', ['dataset_id', 'human', 'shuffle', 'id'], unique=False)
 
@@ -302,8 +305,10 @@ def downgrade() -> None:
     with op.batch_alter_table('candidate', schema=None) as batch_op:
         batch_op.drop_index('candidate_random')
         batch_op.drop_index('candidate_queue')
+        batch_op.drop_index('candidate_phrase')
         batch_op.drop_index('candidate_image')
         batch_op.drop_index('candidate_class')
+        batch_op.drop_index('candidate_box')
 
     op.drop_table('candidate')
     op.drop_table('worker')
@@ -312,6 +317,7 @@ def downgrade() -> None:
 
     op.drop_table('shard')
     with op.batch_alter_table('phrase', schema=None) as batch_op:
+        batch_op.drop_index('phrase_parent')
         batch_op.drop_index('phrase_image')
 
     op.drop_table('phrase')
