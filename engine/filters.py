@@ -126,12 +126,13 @@ def _text_length(subject: Subject) -> Judgement:
 
 
 def _outside_change(subject: Subject) -> Judgement:
-    """The largest change of a pixel value outside the touched rectangle, 0..255."""
+    """The largest change of a pixel value outside the touched rectangles, 0..255."""
     pair, touched = _pair(subject), subject.touched
-    if touched is None:
+    if not touched:
         return Judgement(None, "the candidate does not say which rectangle was touched")
     change = np.abs(pair[0].astype(np.int16) - pair[1]).max(axis=-1)
-    crop(change, touched)[...] = 0
+    for area in touched:
+        crop(change, area)[...] = 0
     if not change.any():
         return Judgement(0.0, "no pixel outside the edited rectangle has changed")
     return Judgement(

@@ -163,7 +163,7 @@ class Generator:
             **draft.detail,
             **result.detail,
             "prompt": task.prompt,
-            "touched": list(result.touched),
+            "touched": [list(area) for area in result.touched],
             "suffix": "png",
         }
         values = {name: getattr(draft, name) for name in draft.__struct_fields__}

@@ -15,7 +15,9 @@ import numpy as np
 
 from db.records import XYXY, Record, RunKind, State
 from db.store import Store
+from engine.chat import Usage
 from engine.detections import Detections
+from engine.pixels import Rectangle
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,26 @@ class Foil(Record, frozen=True, kw_only=True):
     """A negative text: `text` differs from the original in one concept, `changed_from` -> `changed_to`.
 
     `edit_type` is one of object, colour, material, pattern, size, count, relation, position, action, attribute.
+    `strategy` is how it was made: "rules" (N0), or the name of a prompt (n1_foil, ...). `spans` are the character ranges
+    of `text` that differ from the original. `detail` is provenance for the record (prompt version, temperature, model).
     """
 
     text: str
     edit_type: str
     changed_from: str
     changed_to: str
+    strategy: str = "rules"
+    spans: tuple[tuple[int, int], ...] = ()
+    detail: dict[str, Any] = {}
 
 
 class WriteTask(Record, frozen=True, kw_only=True):
     """Ask for up to `n` texts that are false of the image although `text` is true of it.
 
     `facts` is everything else known to be true (category names, other captions and phrases): a foil that one of them
-    makes true is wrong. `siblings` are the other category names of the data set.
+    makes true is wrong. `siblings` are the other category names of the data set. `strategies` are the prompts to take
+    in turn, all that the writer has when empty. `avoid` are sentences on earlier attempts (texts made, reasons of
+    rejection) that a new attempt should heed.
     """
 
     text: str
@@ -69,11 +78,17 @@ class WriteTask(Record, frozen=True, kw_only=True):
     seed: int
     facts: tuple[str, ...] = ()
     siblings: tuple[str, ...] = ()
+    strategies: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
 
 class Writer(Protocol):
-    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil]]:
-        """One list per task, in order, possibly shorter than `n` or empty."""
+    """`usage` counts what was spent so far, over all tasks."""
+
+    usage: Usage
+
+    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil] | str]:
+        """One list per task, in order, possibly shorter than `n` or empty; a sentence instead where a task failed."""
         ...
 
 
@@ -83,6 +98,9 @@ class PaintTask:
 
     `category` is the class the result shows, None when the prompt names none of the data set's. `keep` are boxes of
     other annotations that must stay recognisable. `box_id` is the annotation that is replaced, None for an addition.
+    `caption` describes the whole image, "" when nothing is known. `avoid` is what the result should not show (reasons of
+    rejection of earlier attempts). Tasks that name the same `scene` have the same image and are painted into it together:
+    each result then shows all of them.
     """
 
     image: np.ndarray
@@ -92,16 +110,19 @@ class PaintTask:
     category: str | None = None
     keep: tuple[XYXY, ...] = ()
     box_id: int | None = None
+    caption: str = ""
+    avoid: str = ""
+    scene: str | None = None
 
 
 @dataclass(frozen=True)
 class Painted:
-    """`image` equals the task's outside the `touched` rectangle (integer xyxy), to the byte. `xyxy` is the box re-fitted
+    """`image` equals the task's outside the `touched` rectangles (integer xyxy), to the byte. `xyxy` is the box re-fitted
     to what was painted. `detail` is provenance for the record (source instance, steps, ...)."""
 
     image: np.ndarray
     xyxy: XYXY
-    touched: tuple[int, int, int, int]
+    touched: tuple[Rectangle, ...]
     detail: dict[str, Any] = field(default_factory=dict)
 
 

@@ -43,10 +43,9 @@ class Subject:
         return self.categories.get(self.candidate.category_id or 0)
 
     @property
-    def touched(self) -> Rectangle | None:
-        """The rectangle outside which no pixel may have changed."""
-        value = self.candidate.detail.get("touched")
-        return None if value is None else (int(value[0]), int(value[1]), int(value[2]), int(value[3]))
+    def touched(self) -> tuple[Rectangle, ...]:
+        """The rectangles outside which no pixel may have changed; empty when the candidate does not say."""
+        return tuple((int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in self.candidate.detail.get("touched", ()))
 
 
 def subjects(context: Context, candidate_ids: Sequence[int]) -> list[Subject]:

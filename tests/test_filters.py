@@ -60,7 +60,7 @@ def subject(
         "box_id": 1,
         "xyxy": (10.0, 10.0, 50.0, 60.0),
         "digest": "after",
-        "detail": {"touched": [6, 6, 54, 64]},
+        "detail": {"touched": [[6, 6, 54, 64]]},
     }
     candidate = Candidate(**{**values, "text_before": texts[0], "text_after": texts[1], **changes})
     said = tuple(Phrase(id=i, image_id=1, text=text) for i, text in enumerate(phrases))

@@ -166,7 +166,7 @@ def test_nothing_outside_the_touched_rectangle_changes(
     if isinstance(result, str):
         assert "vanishes" in result
         return
-    x1, y1, x2, y2 = result.touched
+    ((x1, y1, x2, y2),) = result.touched
     assert 0 <= x1 < x2 <= WIDTH and 0 <= y1 < y2 <= HEIGHT
     outside = np.ones((HEIGHT, WIDTH), bool)
     outside[y1:y2, x1:x2] = False

@@ -69,7 +69,7 @@ class PastePainter:
         image = task.image.copy()
         image[y1:y2, x1:x2] = _blend(under, placed, whole_light(task.image))
         detail = {"source_image": source.image.id, "source_box": source.box.id, "blend": "feather", **placed.detail}
-        return Painted(image=image, xyxy=_extent(placed, window), touched=window, detail=detail)
+        return Painted(image=image, xyxy=_extent(placed, window), touched=(window,), detail=detail)
 
     def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
         """At random among instances of another annotation; likely one of about the size and shape of the box, and the

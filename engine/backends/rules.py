@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from db.errors import WinnowError
 from engine import lexicon
+from engine.chat import Usage
 from engine.claims import DETERMINERS, Mention, Token, mentions, number_of, plain_name, still_true, tokens
 from engine.roles import Context, Foil, WriteTask
 from engine.seeds import seed_of
+from engine.wording import changed_spans
 
 STILL_TRUE = 0.5  # support by the facts from which on a foil is not written
 _SIDES = lexicon.words("side hand corner half edge end row part shelf lane arm leg leg's picture image")
@@ -49,8 +51,9 @@ class RulesWriter:
     def __init__(self, context: Context | None = None, **options: Any) -> None:
         if options:
             raise WinnowError(f"The backend 'rules' has no options; got {', '.join(sorted(options))}.")
+        self.usage = Usage()
 
-    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil]]:
+    def write(self, tasks: Sequence[WriteTask]) -> list[list[Foil] | str]:
         """Foils of different edit types first; the same for the same seed and text. Empty where no word is known.
 
         A foil is left out when the facts, or the text itself, make it true or leave that open.
@@ -98,7 +101,13 @@ def _apply(edit: Edit, text: str) -> Foil:
     if article and not any(begin < start for begin, _, _ in edit.more):
         right = lexicon.article(changed[start:].split(maxsplit=1)[0])
         changed = head[: article.start()] + article[1] + right[1:] + article[2] + changed[start:]
-    return Foil(text=changed, edit_type=edit.edit_type, changed_from=text[start:end], changed_to=new)
+    return Foil(
+        text=changed,
+        edit_type=edit.edit_type,
+        changed_from=text[start:end],
+        changed_to=new,
+        spans=changed_spans(text, changed),
+    )
 
 
 # Objects
