@@ -52,7 +52,7 @@ def write_statements(truth: Truth, rng: Rng) -> tuple[tuple[Statement, ...], tup
             continue
         objects = tuple(matches(truth, said)[0])
         true[said.text] = Statement(said.text, objects)
-        for foil in _foils(truth, rng, said, objects):
+        for foil in foils(truth, rng, said, objects):
             false.setdefault(foil.text, foil)
     return tuple(true.values()), tuple(false.values())
 
@@ -156,7 +156,7 @@ def _counts(truth: Truth, rng: Rng) -> Iterator[Description]:
                 yield replace(said, count=count)
 
 
-def _foils(truth: Truth, rng: Rng, said: Description, objects: tuple[int, ...]) -> Iterator[FalseStatement]:
+def foils(truth: Truth, rng: Rng, said: Description, objects: tuple[int, ...]) -> Iterator[FalseStatement]:
     """False neighbours of a true description, of different edit types."""
     edits = sorted(
         _edits(truth, rng, said), key=lambda edit: rng.random() ** (1 / _WEIGHT.get(edit[1], 1.0)), reverse=True
