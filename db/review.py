@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
 from db import schema
@@ -85,6 +85,19 @@ class Review:
     def candidate_ids(self, run_id: int) -> list[int]:
         with self._db.read() as connection:
             return list(connection.execute(select(c.id).where(c.run_id == run_id).order_by(c.id)).scalars())
+
+    def made_for(self, run_id: int, targets: Sequence[str]) -> list[Candidate]:
+        """The candidates that a run has made for these targets, ascending id."""
+        below = or_(*(and_(c.target > f"{target}/", c.target < f"{target}0") for target in targets))  # "0" follows "/"
+        query = select(schema.candidate).where(c.run_id == run_id, below).order_by(c.id)
+        with self._db.read() as connection:
+            return [_candidate(row) for row in connection.execute(query)] if targets else []
+
+    def siblings(self, candidate: Candidate) -> list[Candidate]:
+        """All candidates of the same target, of whatever run, the candidate itself among them, ascending id."""
+        query = select(schema.candidate).where(c.image_id == candidate.image_id, c.target == candidate.target)
+        with self._db.read() as connection:
+            return [_candidate(row) for row in connection.execute(query.order_by(c.id))]
 
     def scores_of(self, ids: Sequence[int]) -> dict[int, list[Score]]:
         """Scores by candidate id; an id without scores has an empty list."""

@@ -115,9 +115,8 @@ class Snapshots:
                 texts.setdefault(candidate.image_id, []).append(candidate)
         for image_id, sample in real.items():
             yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
-        for candidate in accepted:
-            if candidate.kind is not Kind.NEGATIVE_TEXT:
-                yield painted_sample(real[candidate.image_id], candidate, self._edit(candidate), ids)
+        for group in _pictures(accepted):
+            yield painted_sample(real[group[0].image_id], [(c, self._edit(c)) for c in group], ids)
 
     def _edit(self, candidate: Candidate) -> dict[str, Any]:
         """The corrections of the person who accepted it with changes."""
@@ -152,28 +151,54 @@ class Ordinals:
         return self._last[kind]
 
 
-def painted_sample(source: Sample, candidate: Candidate, edit: dict[str, Any], ids: Ordinals) -> Sample:
-    """The synthetic image of an accepted painting: its boxes are those of the source image, the painted one replaced
-    (or added when nothing was replaced). The painted box has no mask. `edit` holds a person's corrections:
-    `xyxy`, `category_id`, `text_after`."""
-    assert candidate.digest and candidate.xyxy
+def _pictures(accepted: Iterable[Candidate]) -> builtins.list[builtins.list[Candidate]]:
+    """Accepted paintings by the picture that shows them: those of one scene share theirs."""
+    groups: dict[tuple[int, str | None], builtins.list[Candidate]] = {}
+    for candidate in accepted:
+        if candidate.kind is not Kind.NEGATIVE_TEXT:
+            scene = candidate.detail.get("scene") or f"candidate {candidate.id}"
+            groups.setdefault((candidate.run_id, scene), []).append(candidate)
+    return list(groups.values())
+
+
+def painted_sample(source: Sample, painted: builtins.list[tuple[Candidate, dict[str, Any]]], ids: Ordinals) -> Sample:
+    """The synthetic image of accepted paintings in one picture: its boxes are those of the source image, the painted ones
+    replaced (or added when nothing was replaced). What else was painted into the picture and is not accepted loses its
+    box; the pixels stay (Gen2Det, section 3.2). Painted boxes have no mask. The second of each pair holds a person's
+    corrections: `xyxy`, `category_id`, `text_after`."""
+    first = painted[0][0]
+    assert first.digest
     image_id = ids.next("image")
-    name = f"winnow/{candidate.id:08d}.{candidate.detail.get('suffix', 'png')}"
-    extra = {"synthetic": True, "candidate": candidate.id, "source_image": source.image.id}
+    extra = {"synthetic": True, "candidate": first.id, "source_image": source.image.id}
     image = msgspec.structs.replace(
-        source.image, id=image_id, file_name=name, digest=candidate.digest, source_id=None, extra=extra
+        source.image,
+        id=image_id,
+        file_name=f"winnow/{first.id:08d}.{first.detail.get('suffix', 'png')}",
+        digest=first.digest,
+        source_id=None,
+        extra=extra,
     )
-    box = Box(
+    new = [(candidate, edit, _painted_box(candidate, edit, image_id, ids)) for candidate, edit in painted]
+    gone = {candidate.box_id for candidate, _ in painted} | set(first.detail.get("scene_boxes", ()))
+    kept = [other for other in source.boxes if other.id not in gone]
+    boxes = [msgspec.structs.replace(b, id=ids.next("box"), image_id=image_id, source_id=None) for b in kept]
+    phrases = [phrase for candidate, edit, box in new for phrase in _phrases_of(candidate, edit, image_id, box.id, ids)]
+    return Sample(
+        image=image,
+        boxes=(*(box for _, _, box in new), *boxes),
+        phrases=tuple(phrases),
+        candidate_ids=tuple(candidate.id for candidate, _ in painted),
+    )
+
+
+def _painted_box(candidate: Candidate, edit: dict[str, Any], image_id: int, ids: Ordinals) -> Box:
+    assert candidate.xyxy
+    return Box(
         id=ids.next("box"),
         image_id=image_id,
         xyxy=tuple(edit.get("xyxy", candidate.xyxy)),
         category_id=edit.get("category_id", candidate.category_id),
     )
-    kept = [other for other in source.boxes if other.id != candidate.box_id]
-    renamed = {other.id: ids.next("box") for other in kept}
-    boxes = [msgspec.structs.replace(other, id=renamed[other.id], image_id=image_id, source_id=None) for other in kept]
-    phrases = _phrases_of(candidate, edit, image_id, box.id, ids)
-    return Sample(image=image, boxes=(box, *boxes), phrases=phrases, candidate_ids=(candidate.id,))
 
 
 def _phrases_of(

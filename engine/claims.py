@@ -13,14 +13,26 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from db.records import Box, Phrase
-from engine.lexicon import INVERSE, NUMBERS, PLURAL_ONLY, canonical, is_a, nouns, plural, singular, words, words_of
+from engine.lexicon import (
+    INVERSE,
+    NUMBERS,
+    PLURAL_ONLY,
+    canonical,
+    is_a,
+    nouns,
+    plural,
+    relation_name,
+    singular,
+    words,
+    words_of,
+)
 
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 ARTICLES = frozenset(("a", "an", "the"))
 DETERMINERS = ARTICLES | words("this that these those his her its their my your our another each some")
 ADJECTIVES = ("colour", "pattern", "material", "size")
 _NO_NOUN_AFTER = words("to can could will would may must they we i you he she who which that")
-_FUNCTION_WORDS = words(
+FUNCTION_WORDS = words(
     "of in on at by for from with without to into onto over under above below behind near beside and or but is are was were has have"
     " had while as who which that he she it they off up down next front left right top inside outside through across"
 )
@@ -67,9 +79,15 @@ class Relation(NamedTuple):
 
 def tokens(text: str) -> list[Token]:
     """The words and figures of a text, in order."""
-    return [Token(found.start(), found.end(), found[0].lower()) for found in WORD.finditer(text)]
+    return list(_tokens(text))
 
 
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> tuple[Token, ...]:
+    return tuple(Token(found.start(), found.end(), found[0].lower()) for found in WORD.finditer(text))
+
+
+@lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
     """A class name as it is said: "aerosol_can" -> "aerosol can", "crab_(animal)" -> "crab"."""
     return re.sub(r"\s*\([^)]*\)", "", name.replace("_", " ")).strip() or name
@@ -118,7 +136,7 @@ def _mentions(text: str, names: tuple[str, ...]) -> tuple[Mention, ...]:
 
 def _noun_at(words: list[Token], at: int, known: dict[tuple[str, ...], tuple[str, bool]]) -> tuple[int, str, bool]:
     """(number of tokens, noun, whether plural) of the longest noun that begins here; 0 tokens when none does."""
-    if at and words[at - 1].word in _NO_NOUN_AFTER:
+    if (at and words[at - 1].word in _NO_NOUN_AFTER) or _is_adjective_here(words, at):
         return 0, "", False
     for length in range(min(_LONGEST, len(words) - at), 0, -1):
         chunk = tuple(token.word for token in words[at : at + length])
@@ -128,6 +146,15 @@ def _noun_at(words: list[Token], at: int, known: dict[tuple[str, ...], tuple[str
         if one in known:
             return length, known[one][0], True
     return 0, "", False
+
+
+def _is_adjective_here(words: list[Token], at: int) -> bool:
+    """Whether a word that may be an adjective too stands before another one: "an orange and white striped mug"."""
+    following = [token.word for token in words[at + 1 : at + 3]]
+    if following[:1] == ["and"]:
+        del following[0]
+    both = (words[at].word, *following[:1])
+    return len(both) == 2 and all(any(word in words_of(kind) for kind in ADJECTIVES) for word in both)
 
 
 def _joined(text: str, words: list[Token], at: int) -> bool:
@@ -158,7 +185,7 @@ def _may_describe(words: list[Token], at: int, known: dict[tuple[str, ...], tupl
     return (
         (word,) not in known
         and (singular(word),) not in known
-        and word not in _FUNCTION_WORDS
+        and word not in FUNCTION_WORDS
         and not word.endswith("ing")
     )
 
@@ -169,9 +196,9 @@ def relations(text: str, found: Sequence[Mention]) -> list[Relation]:
     said: list[Relation] = []
     for one, other in pairwise(found):
         between = " ".join(token.word for token in words[one.last : other.head])
-        name = canonical("relation", between.removeprefix("is ").removeprefix("to the "))
-        if name in words_of("relation"):
-            said.append(Relation(one.noun, name, other.noun))
+        between = between.removeprefix("is ")
+        if between in words_of("relation"):
+            said.append(Relation(one.noun, relation_name(between), other.noun))
     return said
 
 
@@ -253,7 +280,8 @@ class _Judge:
 
     def __init__(self, negative: str, positive: str, facts: Sequence[str], names: tuple[str, ...]) -> None:
         self.was, now = mentions(positive, names), mentions(negative, names)
-        self.changed = [(one, other) for one, other in zip(self.was, now, strict=False) if one.says != other.says]
+        left, new = beyond(self.was, now), beyond(now, self.was)
+        self.changed = [(left[i] if i < len(left) else None, mention) for i, mention in enumerate(new)]
         self.sources = [("the text", self.was), *((fact, mentions(fact, names)) for fact in facts)]
         self.things = [found[0] for fact, found in self.sources[1:] if _one_thing(found, fact)]
         self.relations = set(relations(negative, now)) - set(relations(positive, self.was))
@@ -262,7 +290,7 @@ class _Judge:
     def entailed(self) -> Iterator[Support]:
         """The changed noun is a wider word for the old one."""
         for was, now in self.changed:
-            if was.noun != now.noun and was.slots == now.slots and is_a(was.noun, now.noun):
+            if was and was.noun != now.noun and was.slots == now.slots and is_a(was.noun, now.noun):
                 yield Support(1.0, f"a {was.noun} may be called a {now.noun}")
 
     def counted(self) -> Iterator[Support]:
@@ -277,18 +305,18 @@ class _Judge:
         for was, now in self.changed:
             for where, others in self.sources:
                 for other in others:
-                    if is_a(other.noun, now.noun) and _enough(other, now):
+                    if is_a(other.noun, now.noun) and enough(other, now):
                         if set(now.slots) <= set(other.slots):
-                            yield Support(1.0, f"“{where}” names {_say(other)}")
-                        elif was.noun != now.noun and not _conflict(other, now):
-                            yield Support(UNKNOWN, f"“{where}” names {_say(other)}")
+                            yield Support(1.0, f"“{where}” names {say(other)}")
+                        elif (was is None or was.noun != now.noun) and not conflict(other, now):
+                            yield Support(UNKNOWN, f"“{where}” names {say(other)}")
 
     def undescribed(self) -> Iterator[Support]:
         """Of several things of the kind, one has no words that exclude the changed ones."""
         for was, now in self.changed:
             alike = [thing for thing in self.things if is_a(thing.noun, now.noun)]
-            if was.noun == now.noun and len(alike) > 1 and any(_may_be(thing, now) for thing in alike):
-                yield Support(UNKNOWN, f"one of {len(alike)} annotated {plural(now.noun)} may be {_say(now)}")
+            if was and was.noun == now.noun and len(alike) > 1 and any(_may_be(thing, now) for thing in alike):
+                yield Support(UNKNOWN, f"one of {len(alike)} annotated {plural(now.noun)} may be {say(now)}")
 
     def related(self) -> Iterator[Support]:
         """The changed relation is said elsewhere, from either side, or several things may stand in it."""
@@ -304,6 +332,18 @@ class _Judge:
                 )
 
 
+def beyond(mentions: Sequence[Mention], others: Sequence[Mention]) -> list[Mention]:
+    """The mentions that say what none of the others says; the order in which things are named does not matter."""
+    others_say = [other.says for other in others]
+    beyond = []
+    for mention in mentions:
+        if mention.says in others_say:
+            others_say.remove(mention.says)
+        else:
+            beyond.append(mention)
+    return beyond
+
+
 def _one_thing(found: Sequence[Mention], fact: str) -> bool:
     """Whether a fact is one noun in the singular with its adjectives, without article or number."""
     if len(found) != 1 or found[0].head != 0 or found[0].last != len(tokens(fact)):
@@ -312,10 +352,10 @@ def _one_thing(found: Sequence[Mention], fact: str) -> bool:
 
 
 def _may_be(thing: Mention, claim: Mention) -> bool:
-    return is_a(thing.noun, claim.noun) and not _conflict(thing, claim)
+    return is_a(thing.noun, claim.noun) and not conflict(thing, claim)
 
 
-def _conflict(one: Mention, other: Mention) -> bool:
+def conflict(one: Mention, other: Mention) -> bool:
     """Whether both have adjectives of a kind and share none of them."""
     return any(
         not {word for kind, word in one.slots if kind == shared}
@@ -328,11 +368,12 @@ def _number(mention: Mention) -> int:
     return mention.number or (2 if mention.plural else 1)
 
 
-def _enough(fact: Mention, claim: Mention) -> bool:
-    """The fact has as many things as the claim; an unsaid plural may be any number."""
+def enough(fact: Mention, claim: Mention) -> bool:
+    """Whether the fact has as many things as the claim; an unsaid plural may be any number."""
     return _number(fact) >= _number(claim) or (fact.plural and fact.number is None)
 
 
-def _say(mention: Mention) -> str:
+def say(mention: Mention) -> str:
+    """The mention in words: its adjectives and its noun."""
     words = " ".join([*(word for _, word in mention.slots), plural(mention.noun) if mention.plural else mention.noun])
     return f"{mention.number} {words}" if mention.number else words

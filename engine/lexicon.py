@@ -12,14 +12,14 @@ from functools import cache
 from typing import Any, NamedTuple
 
 _NOUNS = """
-person > adult: man=guy=gentleman=dude, woman=lady
+person=human > adult: man=guy=gentleman=dude, woman=lady
 person > child=kid: boy, girl
 person > child > baby: infant=newborn
 person > worker: chef=cook, waiter, doctor, nurse, policeman=police officer, firefighter=fireman, soldier, farmer, fisherman
 person > performer: dancer, singer, guitarist, drummer, juggler, magician
 person > athlete: cyclist=biker, runner=jogger, swimmer, skier, surfer, snowboarder, skateboarder, boxer, gymnast, golfer
 person: bride, groom
-animal > pet: dog=puppy, cat=kitten, rabbit=bunny, hamster, parrot
+animal=creature > pet: dog=puppy, cat=kitten, rabbit=bunny, hamster, parrot
 animal > cattle: cow, sheep=lamb, goat, pig=piglet, horse=pony, donkey
 animal > wild animal: lion, tiger, bear, wolf, fox, deer, elephant, giraffe, zebra, monkey, kangaroo, camel
 animal > bird: pigeon, seagull, duck, goose, chicken, owl, eagle, penguin, swan, peacock, sparrow
@@ -227,6 +227,18 @@ INVERSE = {
 }
 """`a REL b` says the same as `b INVERSE[REL] a`, roughly for on and under."""
 
+_SAME_RELATION = {
+    "to the left of": "left of",
+    "on the left of": "left of",
+    "to the right of": "right of",
+    "on the right of": "right of",
+    "on top of": "on",
+    "underneath": "under",
+    "in": "inside",
+    "inside of": "inside",
+    "outside of": "outside",
+}
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a text between spaces."""
@@ -245,6 +257,9 @@ def _english() -> Any:
     import inflect
 
     return inflect.engine()
+
+
+_ANYTHING = ("thing", "object", "item")
 
 
 class Sense(NamedTuple):
@@ -267,7 +282,7 @@ def _lines(table: str) -> Iterator[str]:
 @cache
 def nouns() -> dict[str, Sense]:
     """Every known noun in the singular, synonyms and kinds included."""
-    found: dict[str, Sense] = {}
+    found = {word: Sense(_ANYTHING[0], frozenset(), (), False) for word in _ANYTHING}
     for line in _lines(_NOUNS):
         path, _, words = line.removeprefix("~").partition(":")
         kinds = [_synonyms(kind) for kind in path.split(">")]
@@ -311,6 +326,7 @@ def edit_types() -> tuple[str, ...]:
     return tuple(_ATTRIBUTES)
 
 
+@cache
 def words_of(edit_type: str) -> frozenset[str]:
     """Every word of a kind, synonyms included."""
     return frozenset(word for kind, word in _attribute_index() if kind == edit_type)
@@ -319,6 +335,12 @@ def words_of(edit_type: str) -> frozenset[str]:
 def canonical(edit_type: str, word: str) -> str:
     """The word that stands for all synonyms of `word`; a word that is not known stands for itself."""
     return _attribute_index().get((edit_type, word), (word, ()))[0]
+
+
+def relation_name(words: str) -> str:
+    """The one name of a relation that may be put in several ways: "to the left of" -> "left of"."""
+    name = canonical("relation", words)
+    return _SAME_RELATION.get(name, name)
 
 
 def alternatives(edit_type: str, word: str) -> tuple[str, ...]:
@@ -342,9 +364,18 @@ def same_or_kin(one: str, other: str) -> bool:
 
 
 def is_a(narrow: str, wide: str) -> bool:
-    """Whether everything called `narrow` may be called `wide`."""
+    """Whether everything called `narrow` may be called `wide`; an unknown compound is a kind of its last word."""
     a, b = _sense(narrow), _sense(wide)
-    return a.name == b.name or b.name in a.kinds
+    if b.name in (a.name, _ANYTHING[0]) or b.name in a.kinds:
+        return True
+    return narrow not in nouns() and narrow.endswith(f" {wide}")
+
+
+def may_be_both(one: str, other: str) -> bool:
+    """Whether two nouns that are no synonyms can name one and the same: a mug and a cup, a woman and a chef."""
+    a, b = _sense(one), _sense(other)
+    alike = bool(a.kinds) and a.kinds == b.kinds
+    return (alike or "person" in a.kinds & b.kinds) and b.name not in a.rivals and a.name not in b.rivals
 
 
 def _sense(noun: str) -> Sense:

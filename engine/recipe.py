@@ -22,8 +22,8 @@ class _Strict(BaseModel):
 class Targets(_Strict):
     """What is worked on, and which boxes are left alone (METHODS 1.2 F1, 5.2 point 1)."""
 
-    of: Literal["boxes", "phrases"] = Field(
-        description="annotated boxes, or captions and phrases (class names if there are none)"
+    of: Literal["boxes", "scenes", "phrases"] = Field(
+        description="annotated boxes, all the boxes of an image together, or captions and phrases (class names if there are none)"
     )
     splits: tuple[str, ...] = Field(
         (), description="only images of these splits; all when empty or when the data set has none"
@@ -73,6 +73,9 @@ class Recipe(_Strict):
     cost: str
     targets: Targets
     steps: tuple[Step, ...] = Field(min_length=1)
+    strategies: tuple[str, ...] = Field(
+        (), description="prompts of the writer to take in turn; all that the model pack has when empty"
+    )
     filters: tuple[str, ...] = Field(
         description="scored for every candidate they apply to, whether or not the policy uses them"
     )
@@ -88,8 +91,10 @@ class Recipe(_Strict):
         if unscored:
             raise ValueError(f"the policy uses {unscored}, which `filters` does not score")
         paints_boxes = any(step.kind is Kind.INSTANCE for step in self.steps)
-        if paints_boxes != (self.targets.of == "boxes"):
-            raise ValueError("steps of kind `instance` work on targets of `boxes`, all others on `phrases`")
+        if paints_boxes != (self.targets.of != "phrases"):
+            raise ValueError("steps of kind `instance` work on targets of `boxes` or `scenes`, all others on `phrases`")
+        if self.strategies and self.targets.of != "phrases":
+            raise ValueError("`strategies` are ways to write texts, and this recipe writes none")
         return self
 
     @property

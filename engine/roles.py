@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from db.records import XYXY, Record, RunKind, State
@@ -61,7 +62,7 @@ class Foil(Record, frozen=True, kw_only=True):
     changed_to: str
     strategy: str = "rules"
     spans: tuple[tuple[int, int], ...] = ()
-    detail: dict[str, Any] = {}
+    detail: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class WriteTask(Record, frozen=True, kw_only=True):

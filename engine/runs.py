@@ -6,24 +6,28 @@ imported only while a shard executes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from db.errors import NotFound, WinnowError
-from db.records import Run, RunKind, Shard, State
+from db.records import Candidate, Run, RunKind, Shard, State
 from db.store import Store
 from engine.control import Control, Stopped
 from engine.filters import FILTERS
-from engine.generate import Generator
-from engine.packs import load_pack
+from engine.generate import Generator, Made
+from engine.packs import Pack, load_pack
 from engine.presets import PRESETS, TrainOptions
 from engine.provenance import versions
+from engine.quota import Quota, Tally, attempts, wanted_classes
 from engine.recipe import Recipe, parse
 from engine.roles import Context
 from engine.score import score
-from engine.targets import choose
+from engine.spending import measured, note, spent
+from engine.targets import choose, choose_by_class
 
 TARGETS_PER_SHARD = 32
+AT_ONCE = 8  # targets made together, so that models can batch; what is made is stored after each such part
 CANDIDATES_PER_SHARD = 128
 PREVIEW = 4
 
@@ -39,39 +43,117 @@ def start_generate(
     amount: int | None = None,
     seed: int = 0,
     preview: bool = False,
+    quota: Quota | None = None,
 ) -> Run:
     """Queue a recipe on a data set: a generate run, and the filter run that follows it. Returns the first.
 
-    `amount` bounds the targets; a preview takes the first few of the same order. Raises WinnowError, before anything is
-    queued, when the pack lacks a role that the recipe needs or no target qualifies.
+    `amount` bounds the targets; a preview takes the first few of the same order, and every run begins with them. With a
+    `quota` the run scores what it makes and goes on until enough is accepted. Raises WinnowError, before anything is
+    queued or loaded, when the pack lacks something that the recipe needs or no target qualifies.
     """
-    chosen = load_pack(pack)
-    for needed, role in ((recipe.writes, "writer"), (recipe.paints, "painter")):
-        if needed and getattr(chosen, role) is None:
-            raise WinnowError(f"Recipe {recipe.name!r} needs a {role}, which the pack {pack!r} does not have.")
+    _check(recipe, load_pack(pack, store.home))
     amount = PREVIEW if preview else amount
-    targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
-    if not targets:
-        raise WinnowError(
-            f"No target of data set {store.datasets.get(dataset_id).name!r} qualifies for recipe {recipe.name!r}: it has no image "
-            f"files, or no {recipe.targets.of} within the limits of `targets`."
-        )
     policy = store.review.save_policy(recipe.name, recipe.rules())
-    options = {"recipe": recipe.name, "pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
+    options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
+    if quota is None:
+        targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
+        shards: list[dict[str, Any]] = [{"targets": part} for part in _first_a_few(targets)]
+    else:
+        classes = _of_quota(store, dataset_id, recipe, quota, seed)
+        options["quota"] = quota.model_dump(exclude_none=True)
+        shards = [{"classes": classes}] if any(classes.values()) else []
+    if not shards:
+        raise WinnowError(_no_target(store, dataset_id, recipe))
     title = f"{'Preview of ' if preview else ''}{recipe.title}"
-    made = store.ledger.create_run(
+    run = _create(store, title, dataset_id, recipe, seed, options)
+    store.ledger.plan(run.id, [(payload, _size(payload)) for payload in shards])
+    if quota is None:
+        start_filter(store, dataset_id=dataset_id, filters=recipe.filters, of_run=run)
+    return store.ledger.run(run.id)
+
+
+def start_again(store: Store, candidate_id: int, *, wording: str | None = None, amount: int = 1) -> Run:
+    """Queue more variants of a candidate's target, with other seeds; `wording` is what to paint, or the negative text
+    itself, in your own words. The reasons for which its siblings were rejected are told to the models."""
+    candidate = store.review.candidate(candidate_id)
+    origin = store.ledger.run(candidate.run_id)
+    recipe = parse(origin.recipe, f"the recipe of run {origin.id}")
+    siblings = store.review.siblings(candidate)
+    first = max(one.variant for one in siblings) + 1
+    options = {
+        **{name: origin.options[name] for name in ("pack", "policy_id")},
+        "amount": amount,
+        "preview": False,
+        "again_of": candidate.id,
+        "wording": wording,
+    }
+    run = _create(store, f"Again: candidate {candidate.id}", candidate.dataset_id, recipe, origin.seed, options)
+    payload = {"again_of": candidate.id, "wording": wording, "first": first, "amount": amount}
+    store.ledger.plan(run.id, [({**payload, "avoid": _rejections(store, siblings)}, 1)])
+    start_filter(store, dataset_id=candidate.dataset_id, filters=recipe.filters, of_run=run)
+    return store.ledger.run(run.id)
+
+
+def _check(recipe: Recipe, pack: Pack) -> None:
+    """Raises WinnowError when this pack cannot do this recipe."""
+    for needed, role in ((recipe.writes, "writer"), (recipe.paints, "painter")):
+        if needed and getattr(pack, role) is None:
+            raise WinnowError(f"Recipe {recipe.name!r} needs a {role}, which the pack {pack.name!r} does not have.")
+    unknown = [name for name in recipe.strategies if name not in pack.strategies]
+    if unknown:
+        raise WinnowError(
+            f"Recipe {recipe.name!r} asks for the strategies {unknown}; the writer of the pack {pack.name!r} has "
+            f"{', '.join(pack.strategies) or 'none'}."
+        )
+    lacks = pack.lacks()
+    if lacks:
+        raise WinnowError(f"The pack {pack.name!r} cannot run here: {'; '.join(lacks)}.")
+
+
+def _create(store: Store, title: str, dataset_id: int, recipe: Recipe, seed: int, options: dict[str, Any]) -> Run:
+    return store.ledger.create_run(
         RunKind.GENERATE,
         title,
         dataset_id=dataset_id,
         recipe=recipe.text,
-        options=options,
+        options={"recipe": recipe.name, **options},
         seed=seed,
         versions=versions(),
     )
-    size = 1 if preview else TARGETS_PER_SHARD
-    store.ledger.plan(made.id, [({"targets": part}, len(part)) for part in _parts(targets, size)])
-    start_filter(store, dataset_id=dataset_id, filters=recipe.filters, of_run=made)
-    return store.ledger.run(made.id)
+
+
+def _first_a_few(targets: list[str]) -> list[list[str]]:
+    """Shards of targets, the first of preview size, so that there is soon something to look at and to estimate by."""
+    return [part for part in (targets[:PREVIEW], *_parts(targets[PREVIEW:], TARGETS_PER_SHARD)) if part]
+
+
+def _of_quota(store: Store, dataset_id: int, recipe: Recipe, quota: Quota, seed: int) -> dict[str, list[str]]:
+    if recipe.targets.of == "scenes":
+        raise WinnowError("A quota counts candidates by class; it needs targets of `boxes` or `phrases`, not `scenes`.")
+    classes = wanted_classes(store, dataset_id, quota)
+    return choose_by_class(store, dataset_id, recipe.targets, seed=seed, classes=classes)
+
+
+def _size(payload: dict[str, Any]) -> int:
+    return len(payload["targets"]) if "targets" in payload else 1
+
+
+def _no_target(store: Store, dataset_id: int, recipe: Recipe) -> str:
+    return (
+        f"No target of data set {store.datasets.get(dataset_id).name!r} qualifies for recipe {recipe.name!r}: it has no "
+        f"image files, or no {recipe.targets.of} within the limits of `targets`."
+    )
+
+
+def _rejections(store: Store, siblings: Sequence[Candidate]) -> list[str]:
+    """What was the matter with earlier attempts, each once."""
+    standing = [(one, store.review.standing(one.id)) for one in siblings if one.human == "reject"]
+    said = [
+        f"{one.text_after or 'the picture'}: {verdict.reason}"
+        for one, verdict in standing
+        if verdict and verdict.reason
+    ]
+    return list(dict.fromkeys(said))
 
 
 def start_filter(store: Store, *, dataset_id: int, filters: Sequence[str], of_run: Run) -> Run:
@@ -138,6 +220,9 @@ def rerun(store: Store, run_id: int) -> Run:
     run = store.ledger.run(run_id)
     if run.kind is not RunKind.GENERATE or run.dataset_id is None:
         raise WinnowError(f"Run {run_id} is a {run.kind} run; only generate runs can be run again.")
+    if "again_of" in run.options:
+        return start_again(store, run.options["again_of"], wording=run.options["wording"], amount=run.options["amount"])
+    quota = run.options.get("quota")
     return start_generate(
         store,
         dataset_id=run.dataset_id,
@@ -146,6 +231,7 @@ def rerun(store: Store, run_id: int) -> Run:
         amount=run.options["amount"],
         seed=run.seed,
         preview=run.options["preview"],
+        quota=Quota.model_validate(quota) if quota else None,
     )
 
 
@@ -178,33 +264,125 @@ def execute(store: Store, run: Run, shard: Shard, control: Control) -> None:
 
 
 def conclude(store: Store, run: Run) -> None:
-    """After the last shard: put a summary of a generate run on record."""
+    """After the last shard: put a summary of what was made and spent on record."""
     if run.kind is RunKind.GENERATE:
-        store.ledger.set_result(run.id, {"candidates": len(store.review.candidate_ids(run.id))})
+        made = {"candidates": len(store.review.candidate_ids(run.id))}
+        store.ledger.set_result(run.id, {**run.result, **made, **spent(store, run.id)})
+    elif run.kind is RunKind.FILTER:
+        store.ledger.set_result(run.id, spent(store, run.id))
 
 
 def _generate(store: Store, run: Run, shard: Shard, control: Control) -> None:
+    generator = _generator(store, run)
+    if "classes" in shard.payload:
+        _fill_quota(store, run, shard, control, generator)
+    elif "again_of" in shard.payload:
+        _make_again(store, run, shard, control, generator)
+    else:
+        _make_targets(store, run, shard, control, generator)
+
+
+def _generator(store: Store, run: Run) -> Generator:
     assert run.dataset_id is not None
     recipe = parse(run.recipe, f"the recipe of run {run.id}")
-    generator = Generator(Context(store, run.dataset_id), recipe, load_pack(run.options["pack"]), seed=run.seed)
-    for number, target in enumerate(shard.payload["targets"], 1):
+    return Generator(Context(store, run.dataset_id), recipe, load_pack(run.options["pack"], store.home), seed=run.seed)
+
+
+def _make_targets(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+    done = 0
+    for number, part in enumerate(_parts(shard.payload["targets"], AT_ONCE)):
         if control.stop_requested():
             raise Stopped
-        candidates, failures = generator.make(target)
-        store.review.add_candidates(shard, candidates, run.dataset_id)
-        for sentence in failures:
+        with measured(store, run.id, shard, number, generator) as made:
+            made += generator.make(part)
+        _keep(store, run, shard, control, made)
+        done += len(part)
+        control.progress(done)
+
+
+def _make_again(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+    wish = dict(shard.payload)
+    candidate = store.review.candidate(wish.pop("again_of"))
+    with measured(store, run.id, shard, 0, generator) as made:
+        made.append(generator.again(candidate, **wish))
+    _keep(store, run, shard, control, made)
+
+
+def _keep(store: Store, run: Run, shard: Shard, control: Control, made: Sequence[Made]) -> None:
+    """Store what was made, and log what could not be."""
+    assert run.dataset_id is not None
+    for one in made:
+        store.review.add_candidates(shard, one.candidates, run.dataset_id)
+        for sentence in one.failures:
             control.log(sentence, "warning")
-        control.progress(number)
+
+
+def _fill_quota(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+    """Make, score and count until the quota is filled or the budget spent. What an interrupted run has made already is
+    only counted again, so that it goes on where it was."""
+    assert run.dataset_id is not None
+    classes: dict[str, list[str]] = shard.payload["classes"]
+    policy = store.review.policy(run.options["policy_id"])
+    tally = Tally(Quota.model_validate(run.options["quota"]), list(classes), policy)
+    variants = sum(step.variants for step in generator.recipe.steps)
+    for number, (attempt, part) in enumerate(attempts(classes, tally, AT_ONCE)):
+        if control.stop_requested():
+            raise Stopped
+        if tally.stopped_by(run):
+            break
+        wanted = {target: name for name, target in part}
+        there = _made_for(store, run.id, wanted, attempt * variants, variants)
+        missing = [target for target in wanted if target not in there]
+        with measured(store, run.id, shard, number, generator) as made:
+            made += generator.make(missing, attempt * variants) if missing else []
+        _keep(store, run, shard, control, made)
+        found = _made_for(store, run.id, wanted, attempt * variants, variants)
+        _score_and_count(
+            store, run, shard, generator, tally, [(wanted[t], c) for t, some in found.items() for c in some]
+        )
+        tally.cost = spent(store, run.id)["usage"]["cost"]
+        control.progress(
+            sum(min(c.accepted, c.wanted) for c in tally.classes.values()),
+            sum(c.wanted for c in tally.classes.values()),
+        )
+    report = {name: each.model_dump() for name, each in tally.classes.items()}
+    why = tally.stopped_by(run) or "no target is left to try"
+    store.ledger.set_result(run.id, {"quota": report, "stopped_by": why})
+
+
+def _made_for(
+    store: Store, run_id: int, wanted: dict[str, str], first: int, variants: int
+) -> dict[str, list[Candidate]]:
+    """The run's candidates of these targets, of the variants of one round."""
+    found: dict[str, list[Candidate]] = {}
+    for candidate in store.review.made_for(run_id, list(wanted)):
+        if first <= candidate.variant < first + variants:
+            found.setdefault(candidate.target.rpartition("/")[0], []).append(candidate)
+    return found
+
+
+def _score_and_count(
+    store: Store, run: Run, shard: Shard, generator: Generator, tally: Tally, made: Sequence[tuple[str, Candidate]]
+) -> None:
+    ids = [candidate.id for _, candidate in made]
+    known = store.review.scores_of(ids)
+    fresh = [i for i in ids if not known[i]]
+    store.review.add_scores(shard, score(generator.context, fresh, generator.recipe.filters))
+    scores = store.review.scores_of(ids)
+    for name, candidate in made:
+        tally.add(name, candidate, scores[candidate.id])
 
 
 def _filter(store: Store, run: Run, shard: Shard, control: Control) -> None:
     assert run.dataset_id is not None
     context = Context(store, run.dataset_id)
     done = 0
-    for part in _parts(shard.payload["candidates"], 16):
+    for number, part in enumerate(_parts(shard.payload["candidates"], 16)):
         if control.stop_requested():
             raise Stopped
+        begun = time.monotonic()
         store.review.add_scores(shard, score(context, part, run.options["filters"]))
+        note(store, run.id, shard, number, seconds=time.monotonic() - begun, items=len(part))
         done += len(part)
         control.progress(done)
 

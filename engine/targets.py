@@ -1,8 +1,8 @@
-"""What a recipe works on: boxes or phrases, chosen by eligibility, then ordered by seed."""
+"""What a recipe works on: boxes, scenes or phrases, chosen by eligibility, then ordered by seed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from db.records import XYXY, Box, Image, Phrase
@@ -14,7 +14,7 @@ CHUNK = 500
 
 
 def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: int | None) -> list[str]:
-    """Target keys, `box:ID` or `phrase:ID`, in the order of work; at most `amount`.
+    """Target keys, `box:ID`, `image:ID` or `phrase:ID`, in the order of work; at most `amount`.
 
     The order depends on the seed alone, so a smaller amount is a prefix of a larger one: a preview shows what the
     whole run begins with.
@@ -30,6 +30,17 @@ def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: 
     return taking_turns if amount is None else taking_turns[:amount]
 
 
+def choose_by_class(
+    store: Store, dataset_id: int, rules: Targets, *, seed: int, classes: Mapping[int, str]
+) -> dict[str, list[str]]:
+    """Target keys by class name, each list in the order of work. A phrase counts for the class of the one box it names."""
+    found: dict[str, list[str]] = {name: [] for name in classes.values()}
+    for key, category_id in _eligible(store, dataset_id, rules):
+        if category_id is not None and category_id in classes:
+            found[classes[category_id]].append(key)
+    return {name: sorted(keys, key=lambda key: seed_of(seed, key)) for name, keys in found.items()}
+
+
 def _eligible(store: Store, dataset_id: int, rules: Targets) -> Iterator[tuple[str, int | None]]:
     for images in _chunks(store, dataset_id, rules.splits):
         ids = [image.id for image in images]
@@ -38,7 +49,13 @@ def _eligible(store: Store, dataset_id: int, rules: Targets) -> Iterator[tuple[s
             here = boxes.get(image.id, [])
             texts = [phrase for phrase in phrases.get(image.id, []) if phrase.holds]
             if rules.of == "phrases" and texts:
-                yield from ((f"phrase:{phrase.id}", None) for phrase in texts)
+                classes = {box.id: box.category_id for box in here}
+                yield from (
+                    (f"phrase:{p.id}", classes.get(p.box_ids[0]) if len(p.box_ids) == 1 else None) for p in texts
+                )
+            elif rules.of == "scenes":
+                if any(paintable(box, image, here, rules) for box in here):
+                    yield f"image:{image.id}", None
             else:
                 yield from ((f"box:{box.id}", box.category_id) for box in here if paintable(box, image, here, rules))
 

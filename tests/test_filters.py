@@ -15,7 +15,8 @@ from db.errors import WinnowError
 from db.records import Box, Candidate, Category, Dataset, Image, Kind, Phrase
 from db.store import Store
 from engine.detections import Detections
-from engine.filters import FILTERS, Filter, Judgement, likeness
+from engine.filters import FILTERS, Filter, Judgement
+from engine.filters.texts import likeness
 from engine.roles import Context
 from engine.subject import Subject, subjects
 from tests.conftest import candidates, leased

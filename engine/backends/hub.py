@@ -6,10 +6,12 @@ import hashlib
 import os
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from db.errors import WinnowError
+
+if TYPE_CHECKING:  # the web process asks where models are, and never imports torch
+    import torch
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SHIPPED = "assets/"
@@ -68,7 +70,9 @@ def digest(model: str) -> str:
 
 
 def device_of(name: str = "auto") -> torch.device:
-    """"auto" is the first CUDA device, else Apple's, else the CPU. Raises WinnowError for one that is not there."""
+    """ "auto" is the first CUDA device, else Apple's, else the CPU. Raises WinnowError for one that is not there."""
+    import torch
+
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
@@ -82,7 +86,9 @@ def device_of(name: str = "auto") -> torch.device:
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """"auto" is bfloat16 on CUDA where it is supported, else float16 there, float32 elsewhere."""
+    """ "auto" is bfloat16 on CUDA where it is supported, else float16 there, float32 elsewhere."""
+    import torch
+
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if name == "auto":
         if device.type != "cuda":

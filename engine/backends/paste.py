@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -50,7 +51,21 @@ class PastePainter:
 
     def paint(self, tasks: Sequence[PaintTask]) -> list[Painted | str]:
         """One picture per task, or a sentence where the data set has no instance to use."""
-        return [self._paint(task) for task in tasks]
+        results = [self._paint(task) for task in tasks if task.scene is None]
+        scenes = {task.scene: [one for one in tasks if one.scene == task.scene] for task in tasks if task.scene}
+        of_scenes = {scene: iter(self._paint_scene(together)) for scene, together in scenes.items()}
+        single = iter(results)
+        return [next(of_scenes[task.scene]) if task.scene else next(single) for task in tasks]
+
+    def _paint_scene(self, tasks: Sequence[PaintTask]) -> list[Painted | str]:
+        """One after another into the same picture; every result then shows all of them."""
+        image, results = tasks[0].image, []
+        for task in tasks:
+            result = self._paint(replace(task, image=image))
+            results.append(result)
+            image = image if isinstance(result, str) else result.image
+        touched = tuple(area for result in results if isinstance(result, Painted) for area in result.touched)
+        return [one if isinstance(one, str) else replace(one, image=image, touched=touched) for one in results]
 
     def _paint(self, task: PaintTask) -> Painted | str:
         if task.category is None:

@@ -18,4 +18,10 @@ def _review(scale: float) -> dict[str, Any]:
     return run(scale)
 
 
-BENCHES: dict[str, Callable[[float], dict[str, Any]]] = {"import": _imports, "review": _review}
+def _paint(scale: float) -> dict[str, Any]:
+    from studio.benches.paint import run
+
+    return run(scale)
+
+
+BENCHES: dict[str, Callable[[float], dict[str, Any]]] = {"import": _imports, "review": _review, "paint": _paint}

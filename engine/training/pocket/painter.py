@@ -69,9 +69,7 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-def _train_vae(
-    work: Path, data: Contexts, steps: int, seed: int, progress: Progress | None
-) -> AutoencoderKL:
+def _train_vae(work: Path, data: Contexts, steps: int, seed: int, progress: Progress | None) -> AutoencoderKL:
     torch.manual_seed(seed)
     vae = new_vae()
     images = torch.from_numpy(data.images)

@@ -1,0 +1,161 @@
+"""Filters: each gives a candidate one number and the sentence that explains it. These need no weights.
+
+A filter's value is raw; what is good enough is said by a policy, and moving its threshold is a query.
+"""
+
+from __future__ import annotations
+
+from db.records import Rule
+from engine.filters import boxes, detector, pixels, texts
+from engine.filters.judgement import IMAGES, TEXTS, Filter, Judgement, each
+
+__all__ = ["FILTERS", "Filter", "Judgement"]
+
+FILTERS: dict[str, Filter] = {
+    "text_duplicate": Filter(
+        name="text_duplicate",
+        title="Duplicate text",
+        help="Whether the negative says the same as a true text of the image; 1 means the same words.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="text_duplicate", at_most=0.95),
+        judge=each(texts.text_duplicate),
+    ),
+    "paraphrase": Filter(
+        name="paraphrase",
+        title="Paraphrase",
+        help="Whether the negative says in other words what a true text says; 1 is the same, 0.5 one thing said otherwise.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="paraphrase", at_most=0.75),
+        judge=each(texts.paraphrase),
+    ),
+    "hypernym": Filter(
+        name="hypernym",
+        title="Wider word or synonym",
+        help="1 when a new noun may be said of the one it replaces (person for man), 0.6 of another annotated thing, "
+        "0.5 when the two can be confused (cup for mug).",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="hypernym", at_most=0.5),
+        judge=each(texts.hypernym),
+    ),
+    "still_true": Filter(
+        name="still_true",
+        title="May still be true",
+        help="How far the other annotations speak for the negative; the reason names the one that does.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="still_true", at_most=0.5),
+        judge=each(texts.still_true_of),
+    ),
+    "text_length": Filter(
+        name="text_length",
+        title="Length ratio",
+        help="Words of the negative over words of the true text.",
+        kinds=TEXTS,
+        better="higher",
+        default=Rule(filter="text_length", at_least=0.5, at_most=2.0),
+        judge=each(texts.text_length),
+    ),
+    "single_edit": Filter(
+        name="single_edit",
+        title="Concepts changed",
+        help="How many concepts differ from the true text; a foil changes exactly one, a recombination more.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="single_edit", at_least=1, at_most=1),
+        judge=each(texts.single_edit),
+    ),
+    "fluency": Filter(
+        name="fluency",
+        title="Faults of form",
+        help="Doubled words, a for an, brackets without partner, cut ends, remains of JSON or markdown: their number.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="fluency", at_most=0),
+        judge=each(texts.fluency),
+    ),
+    "language": Filter(
+        name="language",
+        title="Same language",
+        help="Share of the telling words and letters that fit the language of the true texts; none when it is too short.",
+        kinds=TEXTS,
+        better="higher",
+        default=Rule(filter="language", at_least=0.75),
+        judge=each(texts.language),
+    ),
+    "profanity": Filter(
+        name="profanity",
+        title="Profane words",
+        help="Share of words that are profane or slurs. In no shipped policy: add it where your texts may hold some.",
+        kinds=TEXTS,
+        better="lower",
+        default=Rule(filter="profanity", at_most=0),
+        judge=each(texts.profanity),
+    ),
+    "outside_change": Filter(
+        name="outside_change",
+        title="Change outside the edit",
+        help="The largest change of a pixel outside the edited rectangle; anything but 0 is damage.",
+        kinds=IMAGES,
+        better="lower",
+        default=Rule(filter="outside_change", at_most=0.0),
+        judge=each(pixels.outside_change),
+    ),
+    "seam": Filter(
+        name="seam",
+        title="Seam",
+        help="How strong the edge around the edit is, in units of the image's own edges; above 3 it shows.",
+        kinds=IMAGES,
+        better="lower",
+        default=Rule(filter="seam", at_most=3.0),
+        judge=each(pixels.seam),
+    ),
+    "plausible_size": Filter(
+        name="plausible_size",
+        title="Plausible size and place",
+        help="How usual area, shape and place of the box are for its class in this data set; 1 is typical.",
+        kinds=IMAGES,
+        better="higher",
+        default=Rule(filter="plausible_size", at_least=0.02),
+        judge=boxes.plausible_size,
+    ),
+    "sharpness": Filter(
+        name="sharpness",
+        title="Sharpness",
+        help="Fine detail in the box relative to the rest of the image; near 0 is a blur.",
+        kinds=IMAGES,
+        better="higher",
+        default=Rule(filter="sharpness", at_least=0.05),
+        judge=each(pixels.sharpness),
+    ),
+    "exposure": Filter(
+        name="exposure",
+        title="Clipped pixels",
+        help="Share of the box that is pure black or pure white.",
+        kinds=IMAGES,
+        better="lower",
+        default=Rule(filter="exposure", at_most=0.4),
+        judge=each(pixels.exposure),
+    ),
+    "overlap": Filter(
+        name="overlap",
+        title="Covers another annotation",
+        help="The largest share of another annotated box that the new one covers.",
+        kinds=IMAGES,
+        better="lower",
+        default=Rule(filter="overlap", at_most=0.5),
+        judge=each(boxes.overlap),
+    ),
+    "detector_agreement": Filter(
+        name="detector_agreement",
+        title="Detector agreement",
+        help="Best overlap of the box with what the newest detector trained here sees of its class (Gen2Det asks for 0.3).",
+        kinds=IMAGES,
+        better="higher",
+        default=Rule(filter="detector_agreement", at_least=0.3),
+        judge=detector.detector_agreement,
+    ),
+}
+"""Every filter by name, in the order in which they are shown."""
