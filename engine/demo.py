@@ -9,6 +9,7 @@ from pathlib import Path
 
 from db.records import Dataset, Run, RunKind
 from db.store import Store
+from engine.packs import DEFAULT_PACK
 from engine.recipe import load
 from engine.runs import start_generate
 from engine.tabletop import build
@@ -17,7 +18,7 @@ from engine.tabletop.document import document
 NAME = "tabletop"
 Progress = Callable[[int, int], None]
 SCENES = {"train": 200, "val": 50, "test": 100}
-RECIPES = (("gen2det", 120), ("enhanced_negatives", 60))
+RECIPES = (("enhanced_negatives", 60), ("gen2det", 60))
 
 
 def load_demo(store: Store, progress: Progress | None = None) -> Dataset:
@@ -46,11 +47,11 @@ def paint_dataset(
 
 
 def fill_queue(store: Store, dataset: Dataset) -> list[Run]:
-    """Queue the demo recipes with the classic pack; those that already ran are not queued again."""
+    """Queue the demo recipes with the default pack; those that already ran are not queued again."""
     runs = store.ledger.runs(kind=RunKind.GENERATE, dataset_id=dataset.id, limit=1000)
     there = {run.options["recipe"] for run in runs if not run.options["preview"]}
     return [
-        start_generate(store, dataset_id=dataset.id, recipe=load(name), pack="classic", amount=amount)
+        start_generate(store, dataset_id=dataset.id, recipe=load(name), pack=DEFAULT_PACK, amount=amount)
         for name, amount in RECIPES
         if name not in there
     ]

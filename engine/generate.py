@@ -11,7 +11,7 @@ from typing import Any
 from db.records import Box, Candidate, Category, Kind, NewCandidate, Phrase
 from engine.chat import Usage
 from engine.claims import facts_of, mentions, plain_name, tokens
-from engine.packs import Pack, backend
+from engine.packs import Pack, backend, prompt_digests
 from engine.pixels import decode, encode_png
 from engine.recipe import Recipe, Step
 from engine.roles import Context, Foil, Painted, PaintTask, WriteTask
@@ -105,11 +105,15 @@ class Generator:
     def _backend(self, role: str) -> Any:
         if role not in self._loaded:
             begun = time.monotonic()
-            self._loaded[role] = _kept(self.context, self.pack.model_dump_json(), role)
+            self._loaded[role] = _kept(self.context, self.pack.model_dump_json(), role, self._prompts)
             self.loading += time.monotonic() - begun
             if role == "writer":
                 self._spent_before = self._loaded[role].usage
         return self._loaded[role]
+
+    @cached_property
+    def _prompts(self) -> str:
+        return str(prompt_digests(self.pack, self.context.store.home))
 
     def _look_up(self, target: str, first: int) -> _Work:
         kind, _, number = target.partition(":")
@@ -301,7 +305,7 @@ class Generator:
     def _detail(self, role: str, foil: Foil | None) -> dict[str, Any]:
         detail = {"pack": self.pack.name, "backend": getattr(self.pack, role).backend}
         if foil is not None:
-            detail |= foil.detail
+            detail |= {"writer": foil.detail} if foil.detail else {}
             detail |= {"edit_type": foil.edit_type, "changed_from": foil.changed_from, "changed_to": foil.changed_to}
             detail |= {"strategy": foil.strategy}
             if role == "writer":
@@ -317,8 +321,9 @@ class Generator:
 
 
 @lru_cache(maxsize=4)
-def _kept(context: Context, pack: str, role: str) -> Any:
-    """A backend, kept between the runs of one process: loading a model may take longer than using it."""
+def _kept(context: Context, pack: str, role: str, prompts: str) -> Any:
+    """A backend, kept between the runs of one process: loading a model may take longer than using it. `prompts` are the
+    digests of the writer's prompts: edited ones are read anew."""
     return backend(Pack.model_validate_json(pack), role, context)
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from db.errors import NotFound, WinnowError
 from db.records import Candidate, Policy, Run, Score
 from db.store import Store
 
@@ -30,6 +31,15 @@ class Quota(BaseModel):
         if self.candidates is None and self.minutes is None and self.cost is None:
             raise ValueError("a quota needs a budget: candidates, minutes or cost")
         return self
+
+
+def quota_of(values: Mapping[str, object]) -> Quota:
+    """A quota from what was typed. Raises WinnowError that names each fault."""
+    try:
+        return Quota.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'quota'}: {e['msg']}" for e in error.errors())
+        raise WinnowError(f"Quota: {faults}") from error
 
 
 class ClassTally(BaseModel):
@@ -77,8 +87,6 @@ class Tally:
 
 def wanted_classes(store: Store, dataset_id: int, quota: Quota) -> dict[int, str]:
     """Category id -> name of the classes that a quota speaks of. Raises NotFound for a name the data set lacks."""
-    from db.errors import NotFound
-
     categories = store.datasets.categories(dataset_id)
     names = {category.name: category.id for category in categories}
     for name in quota.classes:

@@ -16,14 +16,14 @@ from db.store import Store
 from engine.control import Control, Stopped
 from engine.filters import FILTERS
 from engine.generate import Generator, Made
-from engine.packs import Pack, load_pack
+from engine.packs import Pack, load_pack, prompt_digests
 from engine.presets import PRESETS, TrainOptions
 from engine.provenance import versions
 from engine.quota import Quota, Tally, attempts, wanted_classes
 from engine.recipe import Recipe, parse
 from engine.roles import Context
 from engine.score import score
-from engine.spending import measured, note, spent
+from engine.spending import Estimate, estimate, measured, note, spent
 from engine.targets import choose, choose_by_class
 
 TARGETS_PER_SHARD = 32
@@ -51,10 +51,12 @@ def start_generate(
     `quota` the run scores what it makes and goes on until enough is accepted. Raises WinnowError, before anything is
     queued or loaded, when the pack lacks something that the recipe needs or no target qualifies.
     """
-    _check(recipe, load_pack(pack, store.home))
+    chosen = load_pack(pack, store.home)
+    _check(recipe, chosen)
     amount = PREVIEW if preview else amount
     policy = store.review.save_policy(recipe.name, recipe.rules())
     options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
+    options["prompts"] = prompt_digests(chosen, store.home) if recipe.writes else {}
     if quota is None:
         targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
         shards: list[dict[str, Any]] = [{"targets": part} for part in _first_a_few(targets)]
@@ -247,6 +249,14 @@ def _train_options(preset: str, options: dict[str, Any]) -> TrainOptions:
 
 def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def outlook(store: Store, run: Run, amount: int | None = None) -> Estimate | None:
+    """What `amount` targets of a run's recipe (None: all that qualify) will take, by what the run has done so far."""
+    assert run.dataset_id is not None
+    recipe = parse(run.recipe, f"the recipe of run {run.id}")
+    there = len(choose(store, run.dataset_id, recipe.targets, seed=run.seed, amount=amount))
+    return estimate(store, run, there)
 
 
 # Working

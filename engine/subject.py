@@ -45,7 +45,9 @@ class Subject:
     @property
     def touched(self) -> tuple[Rectangle, ...]:
         """The rectangles outside which no pixel may have changed; empty when the candidate does not say."""
-        return tuple((int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in self.candidate.detail.get("touched", ()))
+        return tuple(
+            (int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in self.candidate.detail.get("touched", ())
+        )
 
 
 def subjects(context: Context, candidate_ids: Sequence[int]) -> list[Subject]:

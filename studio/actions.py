@@ -11,6 +11,8 @@ from db import formats
 from db.errors import WinnowError
 from db.records import Dataset, Run, Snapshot
 from engine import demo, runs
+from engine.packs import DEFAULT_PACK
+from engine.quota import quota_of
 from engine.recipe import load
 from studio.context import Studio
 
@@ -74,17 +76,32 @@ def start_recipe(
     *,
     dataset: str | int,
     recipe: str,
-    pack: str = "classic",
+    pack: str = DEFAULT_PACK,
     amount: int | None = None,
     seed: int = 0,
     preview: bool = False,
+    quota: dict[str, Any] | None = None,
 ) -> Run:
-    """Queue a recipe: a generate run, and the filter run that follows it. Returns the first."""
+    """Queue a recipe: a generate run, and the filter run that follows it. Returns the first. `quota` holds the fields of
+    `engine.quota.Quota`. Raises WinnowError with each fault of it."""
     chosen = studio.store.datasets.get(dataset)
     run = runs.start_generate(
-        studio.store, dataset_id=chosen.id, recipe=load(recipe), pack=pack, amount=amount, seed=seed, preview=preview
+        studio.store,
+        dataset_id=chosen.id,
+        recipe=load(recipe),
+        pack=pack,
+        amount=amount,
+        seed=seed,
+        preview=preview,
+        quota=quota_of(quota) if quota else None,
     )
     return _ring(studio, run)
+
+
+def start_again(studio: Studio, candidate: int, *, wording: str | None = None, amount: int = 1) -> Run:
+    """Queue more variants of a candidate's target, with other seeds or in your own words."""
+    wording = (wording or "").strip() or None
+    return _ring(studio, runs.start_again(studio.store, candidate, wording=wording, amount=amount))
 
 
 def rerun(studio: Studio, run_id: int) -> Run:

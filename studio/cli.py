@@ -18,6 +18,8 @@ from rich.table import Table
 
 from db.errors import WinnowError
 from db.records import Run, State
+from db.store import Store
+from engine.packs import DEFAULT_PACK
 from studio import actions
 from studio.context import Studio, open_studio
 from studio.settings import settings
@@ -145,9 +147,14 @@ def run_recipe(
         str, typer.Argument(help="a shipped recipe (gen2det, enhanced_negatives) or a .yaml file of yours")
     ],
     dataset: Annotated[str, typer.Option(help="name of the data set")],
-    pack: Annotated[str, typer.Option(help="model pack; `winnow doctor` says which can run here")] = "classic",
+    pack: Annotated[str, typer.Option(help="model pack; `winnow doctor` says which can run here")] = DEFAULT_PACK,
     amount: Annotated[int | None, typer.Option(min=1, help="how many targets (default: all)")] = None,
-    preview: Annotated[bool, typer.Option(help="only the first four")] = False,
+    preview: Annotated[bool, typer.Option(help="only the first four, and what the whole would take")] = False,
+    accept: Annotated[int | None, typer.Option(min=1, help="go on until so many are accepted of each class")] = None,
+    classes: Annotated[str, typer.Option(help="classes of --accept, with commas (default: the rare ones)")] = "",
+    max_candidates: Annotated[int | None, typer.Option(min=1, help="budget of --accept")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="budget of --accept")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="budget of --accept, by the prices of the endpoint")] = None,
     seed: Seed = 0,
     wait: Wait = True,
     home: Home = None,
@@ -155,14 +162,36 @@ def run_recipe(
 ) -> None:
     """Generate candidates with a recipe and score them with its filters.
 
-    Example: `winnow run gen2det --dataset bccd --amount 200`
+    Example: `winnow run gen2det --dataset bccd --pack classic --amount 200`, or, for rare classes,
+    `winnow run gen2det --dataset bccd --pack classic --accept 20 --classes Platelets --max-candidates 100`
     """
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    budget = {"candidates": max_candidates, "minutes": max_minutes, "cost": max_cost}
+    if accept is None and (names or any(budget.values())):
+        raise WinnowError("--classes and the --max options belong to --accept; name how many you want accepted.")
+    quota = {"accepted": accept, "classes": names, **budget} if accept is not None else None
     with studio_at(home) as studio:
         run = actions.start_recipe(
-            studio, dataset=dataset, recipe=recipe, pack=pack, amount=amount, seed=seed, preview=preview
+            studio, dataset=dataset, recipe=recipe, pack=pack, amount=amount, seed=seed, preview=preview, quota=quota
         )
         follow(studio, run, wait)
-        show(studio.store.ledger.run(run.id), as_json, f"Run {run.id}: {studio.store.ledger.run(run.id).state}.")
+        finished = studio.store.ledger.run(run.id)
+        show(finished, as_json, told(studio.store, finished))
+
+
+@app.command()
+def again(
+    candidate: Annotated[int, typer.Argument(help="id of a candidate, as Review shows it")],
+    wording: Annotated[str | None, typer.Option(help="what to paint, or the negative text, in your own words")] = None,
+    amount: Annotated[int, typer.Option(min=1, max=64, help="how many more")] = 1,
+    wait: Wait = True,
+    home: Home = None,
+) -> None:
+    """Make a candidate once more, with another seed or wording, as a new variant of the same target."""
+    with studio_at(home) as studio:
+        run = actions.start_again(studio, candidate, wording=wording, amount=amount)
+        follow(studio, run, wait)
+        console.print(told(studio.store, studio.store.ledger.run(run.id)), highlight=False, markup=False)
 
 
 @app.command()
@@ -301,7 +330,7 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="import or review")],
+    name: Annotated[str, typer.Argument(help="import, review or paint")],
     scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
     as_json: Json = False,
 ) -> None:
@@ -318,6 +347,22 @@ def bench(
         for key, value in figures["figures"].items():
             console.print(f"{key:>28}  {value:.4g}")
         console.print(f"against {figures['baseline']}, n = {figures['n']}")
+
+
+@app.command()
+def pocket(
+    role: Annotated[str, typer.Argument(help="writer, painter or embedder")],
+    folder: Annotated[Path, typer.Option(help="where training keeps its data and checkpoints, and goes on from")],
+    out: Annotated[Path, typer.Option(help="folder of the finished model")],
+    seed: Seed = 0,
+) -> None:
+    """Train a model of the pocket pack on Tabletop. May be interrupted: the same command goes on.
+
+    Example: `winnow pocket painter --folder work/painter --out assets/pocket/painter`
+    """
+    from engine.training.pocket.roles import train
+
+    train(role, folder, out, seed=seed, progress=lambda stage, step, loss: console.print(f"{stage} {step}: {loss:.4f}"))
 
 
 # Shared by the commands
@@ -369,6 +414,13 @@ def table(records: list[Any], columns: tuple[str, ...], as_json: bool) -> None:
             *(str(getattr(record, column) if getattr(record, column) is not None else "") for column in columns)
         )
     Console().print(shown)
+
+
+def told(store: Store, run: Run) -> str:
+    """What became of a generate run, in a few sentences."""
+    from studio.views import outcome
+
+    return " ".join(outcome(store, run))
 
 
 def _metrics(run: Run) -> str:

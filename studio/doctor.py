@@ -31,7 +31,7 @@ class Finding:
 def checkup(settings: Mapping[str, Any]) -> list[Finding]:
     """Everything that is looked at, in order. Model libraries are loaded in a process of their own."""
     home = Path(settings["home"])
-    return [_python(), _sqlite(), *_home(home), _models(), *_packs()]
+    return [_python(), _sqlite(), *_home(home), _models(), *_packs(home)]
 
 
 def _python() -> Finding:
@@ -102,5 +102,16 @@ def _models() -> Finding:
     return Finding("torch and MMDetection", True, done.stdout.strip().splitlines()[-1])
 
 
-def _packs() -> list[Finding]:
-    return [Finding(f"pack {pack.name}", True, pack.summary) for pack in packs()]
+def _packs(home: Path) -> list[Finding]:
+    """Which packs can run here. One that cannot is a fact about the machine, nothing to mend, unless none can."""
+    found = [(pack, pack.lacks()) for pack in packs(home)]
+    some = any(not lacks for _, lacks in found)
+    return [
+        Finding(
+            f"pack {pack.name}",
+            some,
+            f"cannot run here: {'; '.join(lacks)}" if lacks else f"can run. {pack.summary}",
+            pack.needs,
+        )
+        for pack, lacks in found
+    ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from engine.packs import DEFAULT_PACK
 from studio import actions
 from studio.context import Studio
 
@@ -28,10 +29,17 @@ class Import(Body):
 class Generate(Body):
     dataset: str | int
     recipe: str
-    pack: str = "classic"
+    pack: str = DEFAULT_PACK
     amount: int | None = None
     seed: int = 0
     preview: bool = False
+    quota: dict[str, Any] | None = None
+
+
+class Again(Body):
+    candidate: int
+    wording: str | None = None
+    amount: int = Field(1, ge=1, le=64)
 
 
 class Freeze(Body):
@@ -104,6 +112,11 @@ def router(studio: Studio) -> APIRouter:
     @routes.post("/generate")
     def generate(body: Generate) -> Response:
         return _json(actions.start_recipe(studio, **body.model_dump()))
+
+    @routes.post("/again")
+    def again(body: Again) -> Response:
+        """More variants of a candidate's target."""
+        return _json(actions.start_again(studio, **body.model_dump()))
 
     @routes.get("/snapshots")
     def snapshots() -> Response:

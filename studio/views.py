@@ -13,6 +13,8 @@ from typing import Any
 from db.records import Box, Candidate, Image, Kind, Policy, Rule, Run, Score
 from db.store import Store
 from engine.filters import FILTERS
+from engine.runs import outlook
+from engine.spending import Estimate
 
 Json = dict[str, Any]
 Segments = list[tuple[str, bool]]  # (piece of text, whether it changed)
@@ -25,6 +27,49 @@ KINDS = {
 REASONS = ("wrong object", "looks fake", "bad box", "still true", "destroys other object", "other")
 NOT_SCORED = "not scored yet"
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
+
+# Runs
+
+
+def outcome(store: Store, run: Run) -> list[str]:
+    """What a generate run has made and spent, sentence by sentence; of a preview also what the whole would take."""
+    result = run.result
+    if "candidates" not in result:
+        return [f"Run {run.id}: {run.state}."]
+    told = [f"Run {run.id}: {result['candidates']:,} candidates in {span(result['seconds'])}."]
+    if result["loading"] > 1:
+        told.append(f"Loading the models took {span(result['loading'])}.")
+    if result["failures"]:
+        told.append(f"{result['failures']:,.0f} could not be made; the log says why.")
+    usage = result["usage"]
+    if usage["tokens_out"]:
+        told.append(f"The writer read {usage['tokens_in']:,} tokens and wrote {usage['tokens_out']:,}.")
+    if usage["cost"]:
+        told.append(f"That cost {usage['cost']:.4g}.")
+    for name, tally in result.get("quota", {}).items():
+        told.append(f"{name}: {tally['accepted']} of {tally['wanted']} accepted after {tally['attempts']} attempts.")
+    if "stopped_by" in result:
+        told.append(f"It ended because {result['stopped_by']}.")
+    if run.options.get("preview") and (guess := outlook(store, run)):
+        told.append(forecast(guess))
+    return told
+
+
+def forecast(guess: Estimate) -> str:
+    """What a run will take, in a sentence."""
+    money = f", and cost {guess.cost:.3g}" if guess.cost else ""
+    return (
+        f"All {guess.targets:,} targets would give about {guess.candidates:,.0f} candidates, take {span(guess.seconds)} "
+        f"with one worker, scoring included{money}."
+    )
+
+
+def span(seconds: float) -> str:
+    """A length of time as people say it: "8 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 # Cards
 

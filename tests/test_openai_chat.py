@@ -429,6 +429,23 @@ def test_requests_under_way_together_step_down_once(server: Server) -> None:
     assert [body["response_format"]["type"] for body in server.bodies] == ["json_schema"] * 4 + ["json_object"] * 4
 
 
+def test_a_refusal_that_comes_late_does_not_lead_back(server: Server) -> None:
+    down, refusal = threading.Event(), refuse("json_schema", "json_object")
+
+    def act(handler: Handler, body: dict[str, Any]) -> Scripted | None:
+        if "response_format" not in body:
+            down.set()
+        elif body["messages"][-1]["content"] == "late":
+            down.wait(10)
+        return refusal(handler, body)
+
+    server.otherwise = act
+    replies = chat(server, concurrency=2).complete([ask("late", schema=SCHEMA), ask("early", schema=SCHEMA)])
+    assert [reply.text for reply in replies] == ["fine", "fine"]
+    late = [body.get("response_format") for body in server.bodies if body["messages"][-1]["content"] == "late"]
+    assert late == [FORMATS["json_schema"], None]
+
+
 def test_another_complaint_is_no_reason_to_ask_for_less(server: Server) -> None:
     server.script = [failure(400, "the context is too long")]
     model = chat(server)
@@ -633,8 +650,9 @@ def test_other_models_and_endpoints_have_answers_of_their_own(server: Server, tm
 
 def test_a_server_that_was_asked_for_less_finds_its_answers_again(server: Server, tmp_path: Path) -> None:
     server.otherwise = refuse("json_schema")
-    one(chat(server, cache_folder=tmp_path), schema=SCHEMA)
-    assert one(chat(server, cache_folder=tmp_path), schema=SCHEMA).text == "fine"
+    model = chat(server, cache_folder=tmp_path)
+    for asked in (model, model, chat(server, cache_folder=tmp_path)):
+        assert one(asked, schema=SCHEMA).text == "fine"
     assert len(server.bodies) == 2
 
 

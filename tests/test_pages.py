@@ -127,11 +127,19 @@ def test_import_shows_every_fault_and_keeps_the_rest_of_the_page(filled: Studio,
 # Generate
 
 
-def test_a_recipe_is_described_before_it_is_run() -> None:
-    about, text = generate.described(None, "gen2det", "classic")  # type: ignore[arg-type]
+def test_a_recipe_is_described_before_it_is_run(empty: Studio) -> None:
+    about, text = generate.described(empty, "gen2det", "classic")
     for word in ("Makes", "Needs", "Costs", "Seam ≤ 3"):
         assert word in about
     assert text.startswith("# Gen2Det")
+
+
+def test_a_quota_comes_from_the_form(filled: Studio) -> None:
+    run_id, *_ = generate.start_all(filled, "small", "gen2det", "classic", 100, 0, 3, "mug, ball", 40, 0)
+    options = filled.store.ledger.run(run_id).options
+    assert options["quota"] == {"accepted": 3, "classes": ["mug", "ball"], "candidates": 40}
+    with pytest.raises(WinnowError, match="needs a budget"):
+        generate.start_all(filled, "small", "gen2det", "classic", 100, 0, 3, "", 0, 0)
 
 
 def test_a_run_is_watched_until_it_and_its_scoring_end(filled: Studio) -> None:

@@ -158,7 +158,10 @@ def test_own_prompts_and_their_faults(tmp_path: Path) -> None:
     assert save(tmp_path, GOOD).version == 1
     assert "mine" in [prompt.name for prompt in prompts.prompts(tmp_path)]
     with pytest.raises(WinnowError, match="line of its own"):
-        save(tmp_path, "{name: mine, version: 7, title: t, summary: s, stages: [{name: a, schema: negatives, user: $text$n}]}")
+        save(
+            tmp_path,
+            "{name: mine, version: 7, title: t, summary: s, stages: [{name: a, schema: negatives, user: $text$n}]}",
+        )
     with pytest.raises(WinnowError, match="missing"):
         save(tmp_path, GOOD.replace("$text", "it"))
     assert load("mine", tmp_path).text == GOOD

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -184,13 +185,16 @@ class ChatWriter:
         job.failures.append(f"{prompt.name}, {stage.name}: {fault}")
 
     def _reader(self, job: _Job, prompt: Prompt, share: int) -> Reader:
-        """Takes usable foils over into the job until there are `share` of this conversation."""
+        """Takes usable foils over into the job: `share` of this conversation and a few to choose from, not so many that
+        they leave nothing for the other strategies."""
         taken: list[Foil] = []
 
         def read(text: str, attempt: int, seed: int) -> None:
             origin = self._origin(prompt, attempt, seed)
             faults: list[str] = []
             for value in _parsed(text, _Negatives).negatives:
+                if len(taken) >= share + SPARE:
+                    break
                 try:
                     taken.append(job.take(_foil(job.task.text, value, prompt.name, origin)))
                 except _Unusable as error:
@@ -342,14 +346,16 @@ class _Job:
         return foil
 
     def result(self) -> list[Foil] | str:
-        """At most `n` foils, the first of each edit type, then the second of each, ...; the failures if there is none."""
+        """At most `n` foils, of as many edit types, then strategies, as there are; the failures if there is no foil."""
         if not self.foils and self.failures:
-            return f"no usable negative for “{self.task.text}”: {' / '.join(self.failures)}"
-        by_type: dict[str, list[Foil]] = {}
-        for foil in self.foils:
-            by_type.setdefault(foil.edit_type, []).append(foil)
-        turns = (foil for row in zip_longest(*by_type.values()) for foil in row if foil is not None)
-        return list(islice(turns, self.task.n))
+            return f"no usable negative for “{self.task.text}”: {' / '.join(dict.fromkeys(self.failures))}"
+        left, chosen = list(self.foils), list[Foil]()
+        while left and len(chosen) < self.task.n:
+            types = Counter(foil.edit_type for foil in chosen)
+            used = Counter(foil.strategy for foil in chosen)
+            chosen.append(min(left, key=lambda foil: (types[foil.edit_type], used[foil.strategy])))
+            left.remove(chosen[-1])
+        return chosen
 
 
 def _parsed(text: str, kind: type[T]) -> T:

@@ -137,6 +137,7 @@ class HFChat:
     def _generate(self, batch: Sequence[_Row]) -> list[list[int]]:
         longest = max(len(row.tokens) for row in batch)
         pads = [longest - len(row.tokens) for row in batch]
+        # on the left, so that every row goes on where its question ends
         padded = [[self._tokenizer.pad_token_id] * pad + row.tokens for pad, row in zip(pads, batch, strict=True)]
         mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
         requests = [row.request for row in batch]
@@ -242,7 +243,7 @@ def _load(
     options = hub.from_pretrained_options(folder, revision)
     words = {name: value for name, value in options.items() if name != "use_safetensors"}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **words)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **words)
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map={"": device}, **options, **quantization
         )

@@ -21,7 +21,7 @@ _RESIDUE = {
     "markdown": re.compile(r"```|\*\*|__|^\s*(?:#+|[-*•>]|\d+[.)])\s|`"),
     "markup": re.compile(r"<\s*[/|]?\s*\w+[^<>]*>|&\w+;|\[/?INST]"),
     "an answer's preamble": re.compile(
-        r"^\s*(?:sure|certainly|of course|here(?: is|'s| are)|negative|caption|answer|output|text)\b[^:,!]*[:!]",
+        r"^\s*(?:(?:sure|certainly|of course)\b\s*[,!:.]|(?:here(?: is|'s| are)|negative|caption|answer|output|text)\b[^:]*:)",
         re.IGNORECASE,
     ),
     "a line break": re.compile(r"[\r\n\t]"),

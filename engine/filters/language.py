@@ -13,6 +13,7 @@ from engine.claims import tokens
 from engine.lexicon import edit_types, nouns, singular, words_of
 
 _EAST_ASIAN = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "FULLWIDTH": "CJK"}
+_SHARED_SCRIPTS = {"LATIN", "CYRILLIC"}  # many languages use these; another script tells enough by itself
 
 
 class Evidence(NamedTuple):
@@ -84,6 +85,8 @@ def _by_words(text: str, reference: str, names: frozenset[str]) -> Evidence:
             fits += 1
         elif expected and token.word in _any_language():
             strangers.append(token.word)
+    if not fits and not strangers and scripts(text).keys() - _SHARED_SCRIPTS:
+        return Evidence(1.0, f"written in {', '.join(scripts(text)).title()} as well")
     if not fits and not strangers:
         return Evidence(None, "too short to tell its language")
     told = f"words of another language: {', '.join(strangers)}" if strangers else f"{fits} telling words, all fit"

@@ -25,7 +25,7 @@ _LONGEST = 4  # words of a relation
 _VERBS = """
 hold held, ride rode ridden, eat ate eaten, throw threw thrown, catch caught, wear wore worn, drive drove driven, take took taken
 give gave given, draw drew drawn, feed fed, lead led, bite bit bitten, see saw seen, build built, bring brought, hide hid hidden
-fly flew flown, hit, cut, read, make made, write wrote written, break broke broken, carry carried, swing swung, shoot shot
+fly flew flown, hit, cut, read, make made, write wrote written, break broke broken, swing swung, shoot shot
 """
 _IRREGULAR = {form: verb.split()[0] for verb in _VERBS.replace("\n", ",").split(",") for form in verb.split()}
 

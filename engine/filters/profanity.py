@@ -28,10 +28,10 @@ def is_profane(word: str) -> bool:
 
 
 def normalised(word: str) -> str:
-    """Lower case without accents, digits and signs read as the letters they stand for, repeated letters once or twice."""
+    """Lower case without accents, digits and signs read as the letters they stand for, a letter drawn out once."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
     letters = re.sub(r"[^a-z]", "", plain.translate(_LEET))
-    return re.sub(r"(.)\1{2,}", r"\1\1", letters)
+    return re.sub(r"(.)\1{2,}", r"\1", letters)
 
 
 def digest(word: str) -> str:

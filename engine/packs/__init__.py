@@ -14,6 +14,7 @@ from db.errors import NotFound, WinnowError
 from engine.roles import Context
 
 FOLDER = Path(__file__).parent
+DEFAULT_PACK = "pocket"
 
 # name: (module, class, what it is). A backend's module is imported when the backend is loaded, never before.
 BACKENDS = {
@@ -69,7 +70,7 @@ def packs(home: Path | None = None) -> list[Pack]:
     Raises WinnowError that names each fault of a file.
     """
     shipped = sorted(
-        (_read(path) for path in FOLDER.glob("*.yaml")), key=lambda pack: (pack.name != "pocket", pack.name)
+        (_read(path) for path in FOLDER.glob("*.yaml")), key=lambda pack: (pack.name != DEFAULT_PACK, pack.name)
     )
     own = [_read(path) for path in sorted((home / "packs").glob("*.yaml"))] if home else []
     return list({pack.name: pack for pack in (*shipped, *own)}.values())
@@ -81,6 +82,13 @@ def load_pack(name: str, home: Path | None = None) -> Pack:
     if name not in known:
         raise NotFound("model pack", name, list(known))
     return known[name]
+
+
+def prompt_digests(pack: Pack, home: Path) -> dict[str, str]:
+    """The prompts of the pack's writer as they are in force, name -> digest. Raises NotFound for one that there is not."""
+    from engine.prompts import load
+
+    return {name: load(name, home).digest for name in pack.strategies if name != "rules"}
 
 
 def backend(pack: Pack, role: str, context: Context) -> Any:
@@ -118,7 +126,7 @@ def _lacks(role: Role) -> Iterator[str]:
     model, url = role.options.get("model"), role.options.get("base_url")
     if url is not None:
         if endpoint_of(url).origin not in {endpoint.origin for endpoint in allowed_endpoints()}:
-            yield f"the endpoint {url} is not among those allowed by WINNOW_ENDPOINTS"
+            yield f"the endpoint {endpoint_of(url).origin} is not among those allowed by WINNOW_ENDPOINTS"
         return
     if model is None:
         return

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from db.records import Run, RunKind
-from engine.packs import load_pack, packs
+from engine.packs import DEFAULT_PACK, load_pack, packs
 from engine.recipe import load, recipes
-from engine.runs import PREVIEW
+from engine.runs import PREVIEW, outlook
 from studio import actions, pictures, tables, views
 from studio.context import Studio
 from studio.markup import Html, empty, join, section, table, tag
@@ -30,7 +30,7 @@ def page(studio: Studio) -> None:
         "Generate",
         "A recipe makes candidates: texts that are almost true, images with new instances. Nothing is used until it is accepted.",
     )
-    known, known_packs = recipes(), packs()
+    known, known_packs = recipes(), packs(studio.home)
     with gr.Row():
         with gr.Column(scale=5):
             dataset = gr.Dropdown(label="Data set", choices=[], interactive=True)
@@ -46,6 +46,12 @@ def page(studio: Studio) -> None:
             with gr.Row():
                 amount = gr.Number(AMOUNT, label="Targets (0: all)", precision=0, minimum=0, min_width=120)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=120)
+            with gr.Accordion("Until enough is accepted", open=False):
+                accepted = gr.Number(0, label="Accepted of each class (0: off)", precision=0, minimum=0)
+                classes = gr.Textbox("", label="Classes, with commas (empty: the rare ones)", max_lines=1)
+                with gr.Row():
+                    candidates = gr.Number(500, label="At most candidates", precision=0, minimum=1, min_width=120)
+                    minutes = gr.Number(60, label="At most minutes", minimum=0, min_width=120)
             with gr.Row():
                 preview = gr.Button(f"Preview {PREVIEW}", min_width=120)
                 everything = gr.Button("Queue all", variant="primary", min_width=120)
@@ -61,22 +67,23 @@ def page(studio: Studio) -> None:
         return bound(studio, action)
 
     form, watched = [dataset, recipe, pack, amount, seed], [shown, timer]
+    quota = [accepted, classes, candidates, minutes]
     for change in (recipe.change, pack.change):
         change(do(described), [recipe, pack], [about, text], **QUIET)
     preview.click(do(start_preview), form, [run_id, *watched], **LOUD)
-    everything.click(do(start_all), form, [run_id, *watched], **LOUD)
-    timer.tick(do(watch), [run_id], watched, **QUIET)
+    everything.click(do(start_all), [*form, *quota], [run_id, *watched], **LOUD)
+    timer.tick(do(watch), [run_id, amount], watched, **QUIET)
     on_load(studio, opened, [dataset, about, text])
 
 
 def opened(studio: Studio, request: gr.Request) -> tuple[Any, Html, str]:
-    return dataset_choice(studio, asked(request, "dataset")), *described(studio, recipes()[0].name, packs()[0].name)
+    return dataset_choice(studio, asked(request, "dataset")), *described(studio, recipes()[0].name, DEFAULT_PACK)
 
 
 def described(studio: Studio, recipe: str, pack: str) -> tuple[Html, str]:
     """What the recipe makes, needs and costs, and its file."""
     chosen = load(recipe)
-    return tables.recipe(chosen, load_pack(pack)), chosen.text
+    return tables.recipe(chosen, load_pack(pack, studio.home)), chosen.text
 
 
 def start_preview(
@@ -87,14 +94,36 @@ def start_preview(
 
 
 def start_all(
-    studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int, seed: int
+    studio: Studio,
+    dataset: str | None,
+    recipe: str,
+    pack: str,
+    amount: int,
+    seed: int,
+    accepted: int = 0,
+    classes: str = "",
+    candidates: int = 0,
+    minutes: float = 0,
 ) -> tuple[int, Html | str, Any]:
     """Queue everything that the form says."""
-    return _start(studio, dataset, recipe, pack, int(amount or 0) or None, seed, preview=False)
+    quota = None
+    if accepted:
+        names = [name.strip() for name in classes.split(",") if name.strip()]
+        budget = {"candidates": int(candidates or 0) or None, "minutes": float(minutes or 0) or None}
+        quota = {"accepted": int(accepted), "classes": names, **budget}
+    return _start(studio, dataset, recipe, pack, int(amount or 0) or None, seed, preview=False, quota=quota)
 
 
 def _start(
-    studio: Studio, dataset: str | None, recipe: str, pack: str, amount: int | None, seed: int, *, preview: bool
+    studio: Studio,
+    dataset: str | None,
+    recipe: str,
+    pack: str,
+    amount: int | None,
+    seed: int,
+    *,
+    preview: bool,
+    quota: dict[str, Any] | None = None,
 ) -> tuple[int, Html | str, Any]:
     run = actions.start_recipe(
         studio,
@@ -104,11 +133,12 @@ def _start(
         amount=amount,
         seed=int(seed or 0),
         preview=preview,
+        quota=quota,
     )
-    return run.id, *watch(studio, run.id)
+    return run.id, *watch(studio, run.id, amount)
 
 
-def watch(studio: Studio, run_id: int | None) -> tuple[Html | str, Any]:
+def watch(studio: Studio, run_id: int | None, amount: int | None = None) -> tuple[Html | str, Any]:
     """The run with its scoring, how far they are, and its first candidates; the timer stops when both have ended."""
     if not run_id:
         return "", gr.Timer(active=False)
@@ -117,7 +147,18 @@ def watch(studio: Studio, run_id: int | None) -> tuple[Html | str, Any]:
     over = all(one.state.ended for one in stages)
     waiting = not over and not actions.has_worker(studio)
     banner = tables.presence(studio.store.ledger.workers(), 1, time.time()) if waiting else None
-    return join(banner, _stages(run, stages), _candidates(studio, run)), gr.Timer(active=not over)
+    figures = _figures(studio, run, amount if over else None)
+    return join(banner, _stages(run, stages), figures, _candidates(studio, run)), gr.Timer(active=not over)
+
+
+def _figures(studio: Studio, run: Run, amount: int | None) -> Html | None:
+    """What was made and spent, and what the whole would take: of all targets, or of as many as the form says."""
+    if "candidates" not in run.result:
+        return None
+    told = views.outcome(studio.store, run)
+    if run.options.get("preview") and amount and (guess := outlook(studio.store, run, int(amount))):
+        told = [*told[:-1], views.forecast(guess).replace("All ", "The ", 1)]
+    return tag("p", " ".join(told))
 
 
 def _stages(run: Run, stages: list[Run]) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -29,8 +29,8 @@ Progress = Callable[[str, int, float], None]
 class Plan(NamedTuple):
     """How long to train."""
 
-    scenes: int = 3000
-    steps: int = 5000
+    scenes: int = 2400
+    steps: int = 6600
 
 
 def question(text: str, facts: Sequence[str]) -> str:
@@ -39,12 +39,13 @@ def question(text: str, facts: Sequence[str]) -> str:
 
 
 def answer(example: Example) -> str:
-    """What it should say: one negative in the schema of all writers."""
+    """What it should say: one negative in the schema of all writers. The text comes last: a small model that has said what
+    it will change does change it, and copies the rest."""
     negative = {
-        "text": example.foil,
         "edit_type": example.edit_type,
         "changed_from": example.changed_from,
         "changed_to": example.changed_to,
+        "text": example.foil,
     }
     return msgspec.json.encode({"negatives": [negative]}).decode()
 
@@ -57,7 +58,7 @@ def train(work: Path, out: Path, plan: Plan | None = None, *, seed: int = 0, pro
     tokenizer = tokenizer_of(data[:20000])
     pairs = _encoded(work, tokenizer, data, plan)
     torch.manual_seed(seed)
-    model = new_model(tokenizer)
+    model: Any = new_model(tokenizer)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(len(pairs), (BATCH,), generator=generator).tolist()
