@@ -195,6 +195,19 @@ def again(
 
 
 @app.command()
+def report(
+    run: Annotated[int, typer.Argument(help="id of a generate run")], home: Home = None, as_json: Json = False
+) -> None:
+    """How varied the negative texts of a run are, what was accepted of each sort, and what an accepted one cost."""
+    from engine.diversity import of_run
+    from studio.views import variety
+
+    with studio_at(home) as studio:
+        found = of_run(studio.store, run)
+    show(found, as_json, "\n".join(variety(found)))
+
+
+@app.command()
 def rerun(
     run: Annotated[int, typer.Argument(help="id of a generate run")], wait: Wait = True, home: Home = None
 ) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.diversity import of_run
 from engine.packs import DEFAULT_PACK
 from studio import actions
 from studio.context import Studio
@@ -98,6 +99,11 @@ def router(studio: Studio) -> APIRouter:
         """The run, with the ids of those that follow it."""
         followers = [follower.id for follower in studio.store.ledger.followers(run_id)]
         return _json({"run": studio.store.ledger.run(run_id), "followers": followers})
+
+    @routes.get("/runs/{run_id}/diversity")
+    def diversity(run_id: int) -> Response:
+        """How varied the negative texts of a run are, and what was accepted of each sort."""
+        return _json(of_run(studio.store, run_id))
 
     @routes.post("/runs/{run_id}/{wish}")
     def wish(run_id: int, wish: str) -> Response:

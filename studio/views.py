@@ -12,6 +12,7 @@ from typing import Any
 
 from db.records import Box, Candidate, Image, Kind, Policy, Rule, Run, Score
 from db.store import Store
+from engine.diversity import Diversity, Share
 from engine.filters import FILTERS
 from engine.runs import outlook
 from engine.spending import Estimate
@@ -62,6 +63,41 @@ def forecast(guess: Estimate) -> str:
         f"All {guess.targets:,} targets would give about {guess.candidates:,.0f} candidates, take {span(guess.seconds)} "
         f"with one worker, scoring included{money}."
     )
+
+
+def variety(found: Diversity) -> list[str]:
+    """The diversity report of a run's negative texts, line by line."""
+    if not found.negatives:
+        return ["The run has made no negative text."]
+    grams = ", ".join(
+        f"{value:.2f}" for value in (found.distinct_1, found.distinct_2, found.distinct_3) if value is not None
+    )
+    told = [
+        f"{found.negatives:,} negative texts, {found.distinct_texts:,} different; {found.concepts:,} concepts changed.",
+        f"distinct-1, 2, 3: {grams}; self-BLEU {found.self_bleu:.2f} (1 is all alike)."
+        if found.self_bleu is not None
+        else f"distinct-1, 2, 3: {grams}.",
+        f"Accepted: {rate(found.overall)}.",
+        *(
+            f"Strategy {share.name or 'unknown'}: {share.made:,} made, accepted {rate(share)}."
+            for share in found.strategies
+        ),
+        *(
+            f"Edit {share.name or 'unknown'}: {share.made:,} made, accepted {rate(share)}."
+            for share in found.edit_types
+        ),
+    ]
+    if found.seconds_per_accepted is not None:
+        money = f" and {found.cost_per_accepted:.3g}" if found.cost_per_accepted else ""
+        told.append(f"An accepted text took {span(found.seconds_per_accepted)}{money}.")
+    return told
+
+
+def rate(share: Share) -> str:
+    """A share with its 95 % interval, of those that are decided."""
+    if share.rate is None or share.low is None or share.high is None:
+        return "none decided yet"
+    return f"{share.rate:.0%} of {share.decided:,} decided ({share.low:.0%} to {share.high:.0%})"
 
 
 def span(seconds: float) -> str:

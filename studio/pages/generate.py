@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from db.records import Run, RunKind
+from engine.diversity import of_run
 from engine.packs import DEFAULT_PACK, load_pack, packs
 from engine.recipe import load, recipes
 from engine.runs import PREVIEW, outlook
@@ -158,7 +159,9 @@ def _figures(studio: Studio, run: Run, amount: int | None) -> Html | None:
     told = views.outcome(studio.store, run)
     if run.options.get("preview") and amount and (guess := outlook(studio.store, run, int(amount))):
         told = [*told[:-1], views.forecast(guess).replace("All ", "The ", 1)]
-    return tag("p", " ".join(told))
+    found = of_run(studio.store, run.id)
+    lines = [tag("p", " ".join(told)), *([tag("p", " ".join(views.variety(found)))] if found.negatives else [])]
+    return section("What came of it", *lines)
 
 
 def _stages(run: Run, stages: list[Run]) -> Html:

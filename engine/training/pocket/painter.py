@@ -159,7 +159,7 @@ def tokenizer_of(texts: list[list[str]]) -> CLIPTokenizer:
     )
     bpe.train_from_iterator(_each(texts), trainer)
     model = json.loads(bpe.to_str())["model"]
-    merges = [tuple(pair) for pair in model["merges"]]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
     return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=WORDS)
 
 
@@ -194,7 +194,7 @@ class Networks(torch.nn.Module):
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text = new_text_encoder(tokenizer)
-        self.unet = UNet2DConditionModel(
+        self.unet: Any = UNet2DConditionModel(
             sample_size=SIZE // FACTOR,
             in_channels=9,
             out_channels=4,

@@ -80,8 +80,8 @@ class Sitting:
         share = 1 - min(0.999, (1 + self.step) / (10 + self.step))
         for mean, now in zip(self.ema.parameters(), self.module.parameters(), strict=True):
             mean.lerp_(now, share)
-        for mean, now in zip(self.ema.buffers(), self.module.buffers(), strict=True):
-            mean.copy_(now)
+        for kept, buffer in zip(self.ema.buffers(), self.module.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def _save(self) -> None:
         state = {

@@ -69,7 +69,8 @@ def train(work: Path, out: Path, plan: Plan | None = None, *, seed: int = 0, pro
 
     sitting = Sitting(work, "writer", model, steps=plan.steps, lr=2e-3, seed=seed)
     sitting.run(loss_of, None if progress is None else lambda step, loss: progress("writer", step, loss))
-    sitting.ema.half().save_pretrained(out)
+    finished: Any = sitting.ema.half()
+    finished.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
