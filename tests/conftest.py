@@ -93,3 +93,20 @@ def candidates(store: Store, dataset_id: int, shard: Shard, count: int, *, kind:
     ]
     store.review.add_candidates(shard, made, dataset_id)
     return store.review.candidate_ids(shard.run_id)
+
+
+class Quiet:
+    """A control that keeps what it hears and asks to stop after so many looks."""
+
+    def __init__(self, looks: int = 10**9) -> None:
+        self.looks, self.lines = looks, []
+
+    def stop_requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        self.done = done
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.lines.append(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import small_document
+from conftest import Quiet, small_document
 
 from db.errors import NotFound, WinnowError
 from db.records import Candidate, Dataset, Kind, NewVerdict, Run, RunKind
@@ -17,23 +17,6 @@ from engine.recipe import load, parse
 from engine.spending import estimate, spent
 
 PACK = "classic"
-
-
-class Quiet:
-    """A control that keeps what it hears and asks to stop after so many looks."""
-
-    def __init__(self, looks: int = 10**9) -> None:
-        self.looks, self.lines = looks, []
-
-    def stop_requested(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
-
-    def progress(self, done: int, total: int | None = None) -> None:
-        self.done = done
-
-    def log(self, text: str, level: str = "info") -> None:
-        self.lines.append(text)
 
 
 def work(store: Store, run: Run, control: Quiet | None = None) -> Run:

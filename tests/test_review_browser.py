@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from conftest import candidates, leased, small_document
+from conftest import Quiet, candidates, leased, small_document
 
 from db.records import Dataset, Kind, NewCandidate
 from db.store import Store
+from engine.recipe import load
+from engine.runs import execute, start_generate
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -122,6 +124,22 @@ def test_a_queue_is_judged_by_keyboard(page, address, kept, waiting) -> None:
     assert humans(kept, ids) == ["accept", "reject", "reject", *[None] * 5]
     assert kept.review.standing(ids[2]).reason == "bad box"
     assert page.locator(".review .progress").inner_text().startswith("3 / 8")
+
+
+def test_a_candidate_is_made_again_in_own_words(page, address, kept, waiting) -> None:
+    dataset, _ = waiting
+    run = start_generate(kept, dataset_id=dataset.id, recipe=load("gen2det"), pack="classic", amount=1)
+    shard = kept.ledger.claim(run.id, "tester")
+    execute(kept, run, shard, Quiet())
+    (made,) = kept.review.candidate_ids(run.id)
+    open_queue(page, address, f"dataset={dataset.id}&run={run.id}", made)
+    page.keyboard.press("g")
+    page.keyboard.type("a green ball")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".review .notice:not([hidden])")
+    again = kept.ledger.runs(limit=2)[-1]
+    assert again.options["again_of"] == made and again.options["wording"] == "a green ball"
+    see(page, made)
 
 
 def test_keys_are_left_alone_where_one_types_or_means_something_else(page, address, kept, waiting) -> None:

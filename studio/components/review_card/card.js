@@ -4,7 +4,7 @@ import { el } from "../dom.js";
 import { listen } from "../keys.js";
 import { Deck, get, thumb } from "./deck.js";
 import { WORDS, evidence, frames, texts } from "./face.js";
-import { Outbox, opId } from "./outbox.js";
+import { Outbox, opId, send } from "./outbox.js";
 
 const MODES = ["side by side", "flicker", "single"];
 const RECENT = 6;
@@ -30,6 +30,7 @@ const HELP = [
   ["y  or  Ctrl+Shift+Z", "give it again"],
   ["←  →", "look around without deciding"],
   ["n", "next undecided"],
+  ["g", "make it again: another seed, or in your own words"],
   ["b (hold)", "the image before, in place of the one after"],
   ["m", "side by side, flicker, single"],
   ["h", "boxes on and off"],
@@ -64,7 +65,7 @@ class Review {
       commands: this.commands(),
       releases: { b: () => this.peek(false) },
       held: ["left", "right"],
-      active: () => !this.help.open && localStorage.getItem(KEYS_OFF) === null,
+      active: () => !this.help.open && !this.again.open && localStorage.getItem(KEYS_OFF) === null,
     });
     addEventListener("blur", () => this.peek(false));
     addEventListener("beforeunload", (event) => this.outbox.unsaved && (this.failing || !this.durable) && event.preventDefault());
@@ -88,6 +89,7 @@ class Review {
       b: () => this.peek(true),
       m: () => this.nextMode(),
       h: () => this.toggleBoxes(),
+      g: () => this.askAgain(),
       "?": () => this.openHelp(),
     };
   }
@@ -108,17 +110,20 @@ class Review {
     this.why = el("div", { class: "why", role: "group", "aria-label": "Reject because" });
     this.panel = el("div", { class: "panel" });
     this.help = this.buildHelp();
+    this.again = this.buildAgain();
     const stage = el("div", { class: "stage" }, this.question, this.frames, this.words, this.buildActs(), this.why);
     this.side.append(el("div", { class: "facts" }), this.recent);
     this.root = el(
       "section",
       { class: "review", "aria-label": "Review", tabindex: "-1", "data-state": "loading" },
+      el("h1", { class: "unseen" }, "Review"),
       this.buildBar(),
       el("div", { class: "body" }, stage, this.side),
       this.panel,
       this.notice,
       this.live,
       this.help,
+      this.again,
     );
     place.replaceChildren(this.root);
     place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
@@ -156,6 +161,37 @@ class Review {
     const close = el("button", { type: "button", class: "act", autofocus: true, onclick: () => this.help.close() }, "Close", el("kbd", {}, "Esc"));
     const settings = el("div", { class: "settings" }, el("label", {}, "Your name in the record ", name), el("label", {}, keys, " Decide with single keys"));
     return el("dialog", { class: "help", "aria-label": "Keys and settings", onclose: () => this.root.focus() }, el("h2", {}, "Keys"), el("dl", {}, rows), settings, close);
+  }
+
+  // Another attempt at the candidate shown, by a worker in the background.
+  buildAgain() {
+    const words = el("input", { type: "text", maxlength: "300", placeholder: "as before", "aria-label": "In your own words" });
+    const amount = el("input", { type: "number", min: "1", max: "16", value: "1", "aria-label": "How many" });
+    const send = (event) => {
+      event.preventDefault();
+      this.again.close();
+      this.makeAgain(words.value, Number(amount.value) || 1);
+      words.value = "";
+    };
+    const close = el("button", { type: "button", class: "act", onclick: () => this.again.close() }, "Cancel", el("kbd", {}, "Esc"));
+    const settings = el("div", { class: "settings" }, el("label", {}, "In your own words ", words), el("label", {}, "How many ", amount));
+    const form = el("form", { onsubmit: send }, settings, el("div", { class: "acts" }, close, el("button", { type: "submit", class: "act accept" }, "Make it again", el("kbd", {}, "Enter"))));
+    const hint = el("p", {}, "With another seed, as a new variant of the same target. Why earlier ones were rejected is told to the models.");
+    return el("dialog", { class: "ask", "aria-label": "Make it again", onclose: () => this.root.focus() }, el("h2", {}, "Make it again"), hint, form);
+  }
+
+  askAgain() {
+    if (this.deck?.current && this.root.dataset.state === "ready") this.again.showModal();
+  }
+
+  async makeAgain(wording, amount) {
+    const candidate = this.deck.current.card.id;
+    try {
+      const run = await send("/api/again", { candidate, wording: wording || null, amount });
+      this.say(`Run ${run.id} makes candidate ${candidate} again; the result comes at the end of the queue.`, true);
+    } catch (error) {
+      this.say(`Candidate ${candidate} cannot be made again: ${error.message}`, true);
+    }
   }
 
   // A button pressed by mouse must not keep the focus: space would press it again instead of skipping.

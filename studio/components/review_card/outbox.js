@@ -73,7 +73,7 @@ export class Outbox {
     const batch = this.waiting.slice(0, this.batch);
     if (!batch.length) return;
     try {
-      this.settle(batch, await post(batch));
+      this.settle(batch, await send(URL, batch));
       this.pause = 0;
       this.problem = "";
       this.batch = BATCH;
@@ -116,13 +116,14 @@ export class Outbox {
   }
 }
 
-function request(batch) {
+function request(value) {
   const headers = { "Content-Type": "application/json", "X-Winnow": "1" };
-  return { method: "POST", headers, body: JSON.stringify(batch) };
+  return { method: "POST", headers, body: JSON.stringify(value) };
 }
 
-async function post(batch) {
-  const answer = await fetch(URL, request(batch));
+// Posts a value as JSON and gives the answer; a refusal is an error with the server's words.
+export async function send(address, value) {
+  const answer = await fetch(address, request(value));
   const body = await answer.json().catch(() => ({}));
   if (answer.ok) return body;
   throw Object.assign(new Error(body.error ?? `the server answered ${answer.status}`), { status: answer.status });
