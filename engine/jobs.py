@@ -41,6 +41,7 @@ sqlite = sqlite_module()
 POLL_SECONDS = 0.3
 STOP_SECONDS = 8.0
 STDERR_BYTES = 4096
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}  # others spin while they wait, on the cores of those they wait for
 EXECUTORS = "engine.runs"
 
 
@@ -126,7 +127,9 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
+            env=QUIET_THREADS
+            | os.environ
+            | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
             start_new_session=True,
             text=True,
         )
