@@ -16,7 +16,7 @@ from engine.training.pocket.sitting import Sitting
 
 BATCH = 16
 LONGEST = 288  # tokens of question and answer; longer examples are left out of the training
-QUESTION = 0.2  # weight of the loss on the question: reading it teaches the words and how to copy
+QUESTION = 0.05  # weight of the loss on the question: reading it teaches the words and how to copy
 LAST = "<|end|>"
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     """How long to train."""
 
     scenes: int = 2400
-    steps: int = 6600
+    steps: int = 9000
 
 
 def question(text: str, facts: Sequence[str]) -> str:
