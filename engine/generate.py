@@ -11,8 +11,9 @@ from typing import Any
 from db.records import Box, Candidate, Category, Kind, NewCandidate, Phrase
 from engine.chat import Usage
 from engine.claims import facts_of, mentions, plain_name, tokens
-from engine.packs import Pack, backend, prompt_digests
+from engine.packs import Pack, backend
 from engine.pixels import decode, encode_png
+from engine.prompts import Pair
 from engine.recipe import Recipe, Step
 from engine.roles import Context, Foil, Painted, PaintTask, WriteTask
 from engine.seeds import seed_of
@@ -50,8 +51,8 @@ class Generator:
     """Makes the candidates of one run, many targets at a time. Backends are loaded on first use and kept; `loading` is
     how many seconds that took."""
 
-    def __init__(self, context: Context, recipe: Recipe, pack: Pack, *, seed: int) -> None:
-        self.context, self.recipe, self.pack, self.seed = context, recipe, pack, seed
+    def __init__(self, context: Context, recipe: Recipe, pack: Pack, *, seed: int, pairs: Sequence[Pair] = ()) -> None:
+        self.context, self.recipe, self.pack, self.seed, self.pairs = context, recipe, pack, seed, tuple(pairs)
         self.loading = 0.0
         self._loaded: dict[str, Any] = {}
 
@@ -105,15 +106,11 @@ class Generator:
     def _backend(self, role: str) -> Any:
         if role not in self._loaded:
             begun = time.monotonic()
-            self._loaded[role] = _kept(self.context, self.pack.model_dump_json(), role, self._prompts)
+            self._loaded[role] = _kept(self.context, self.pack.model_dump_json(), role)
             self.loading += time.monotonic() - begun
             if role == "writer":
                 self._spent_before = self._loaded[role].usage
         return self._loaded[role]
-
-    @cached_property
-    def _prompts(self) -> str:
-        return str(prompt_digests(self.pack, self.context.store.home))
 
     def _look_up(self, target: str, first: int) -> _Work:
         kind, _, number = target.partition(":")
@@ -154,6 +151,7 @@ class Generator:
             siblings=tuple(names.values()),
             strategies=self.recipe.strategies,
             avoid=work.avoid,
+            pairs=self.pairs,
         )
 
     def _repeated(self, candidate: Candidate, work: _Work, wording: str | None, amount: int) -> list[Foil]:
@@ -321,9 +319,8 @@ class Generator:
 
 
 @lru_cache(maxsize=4)
-def _kept(context: Context, pack: str, role: str, prompts: str) -> Any:
-    """A backend, kept between the runs of one process: loading a model may take longer than using it. `prompts` are the
-    digests of the writer's prompts: edited ones are read anew."""
+def _kept(context: Context, pack: str, role: str) -> Any:
+    """A backend, kept between the runs of one process: loading a model may take longer than using it."""
     return backend(Pack.model_validate_json(pack), role, context)
 
 

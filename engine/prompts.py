@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any, Literal
@@ -147,6 +148,11 @@ class Prompt(_Strict):
         """Twelve hex digits of the file: tells edited versions of the same number apart."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
+    @property
+    def shows_pairs(self) -> bool:
+        """Whether it shows pairs of positive and negative texts."""
+        return any("$pairs" in stage.system + stage.user for stage in self.stages)
+
     def faults(self) -> list[str]:
         """Everything that is wrong with stages and placeholders."""
         *before, last = self.stages
@@ -199,12 +205,24 @@ def prompts(home: Path) -> list[Prompt]:
     return [_read(path) for _, path in sorted(_files(home).items())]
 
 
-def load(name: str, home: Path) -> Prompt:
-    """Raises NotFound, listing the known prompts, or WinnowError with every fault of the file."""
+def load(name: str, home: Path, digest: str | None = None) -> Prompt:
+    """The prompt in force, or its version of that digest.
+
+    Raises NotFound, listing the known prompts, or WinnowError with every fault of the file or for a version that is gone.
+    """
     known = _files(home)
     if name not in known:
         raise NotFound("prompt", name, sorted(known))
-    return _read(known[name])
+    now = _read(known[name])
+    if digest in (None, now.digest):
+        return now
+    kept = [prompt for prompt in history(home, name) if prompt.digest == digest]
+    if not kept:
+        raise WinnowError(
+            f"The prompt {name!r} of digest {digest}, with which this began, is gone; in force is version {now.version} "
+            f"of digest {now.digest}. Start anew."
+        )
+    return kept[0]
 
 
 def save(home: Path, prompt_text: str) -> Prompt:
@@ -267,6 +285,7 @@ def parse(text: str, origin: str = "prompt") -> Prompt:
     return prompt
 
 
+@cache
 def shipped_pairs() -> tuple[Pair, ...]:
     """Examples that came with Winnow, of every edit type."""
     return msgspec.convert(yaml.safe_load((SHIPPED / PAIRS).read_text()), tuple[Pair, ...])

@@ -19,15 +19,18 @@ from db.store import Store
 from engine.chat import Usage
 from engine.detections import Detections
 from engine.pixels import Rectangle
+from engine.prompts import Pair
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a backend may look at while it works: the store, the data set of the run, where to compute."""
+    """What a backend may look at while it works: the store, the data set of the run, where to compute. `prompts` are
+    names and digests of the versions that the run began with; those in force when it is empty."""
 
     store: Store
     dataset_id: int
     device: str = "cpu"
+    prompts: tuple[tuple[str, str], ...] = ()
 
     def detector(self) -> Detector | None:
         """The newest detector that was trained here on this data set, None when there is none yet."""
@@ -71,7 +74,7 @@ class WriteTask(Record, frozen=True, kw_only=True):
     `facts` is everything else known to be true (category names, other captions and phrases): a foil that one of them
     makes true is wrong. `siblings` are the other category names of the data set. `strategies` are the prompts to take
     in turn, all that the writer has when empty. `avoid` are sentences on earlier attempts (texts made, reasons of
-    rejection) that a new attempt should heed.
+    rejection) that a new attempt should heed. `pairs` are examples to learn from, those that came with Winnow when empty.
     """
 
     text: str
@@ -81,6 +84,7 @@ class WriteTask(Record, frozen=True, kw_only=True):
     siblings: tuple[str, ...] = ()
     strategies: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
 
 
 class Writer(Protocol):

@@ -10,14 +10,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import convert, to_builtins
+
 from db.errors import NotFound, WinnowError
 from db.records import Candidate, Run, RunKind, Shard, State
 from db.store import Store
 from engine.control import Control, Stopped
+from engine.examples import accepted_pairs
 from engine.filters import FILTERS
 from engine.generate import Generator, Made
 from engine.packs import Pack, load_pack, prompt_digests
 from engine.presets import PRESETS, TrainOptions
+from engine.prompts import Pair
+from engine.prompts import load as load_prompt
 from engine.provenance import versions
 from engine.quota import Quota, Tally, attempts, wanted_classes
 from engine.recipe import Recipe, parse
@@ -56,7 +61,7 @@ def start_generate(
     amount = PREVIEW if preview else amount
     policy = store.review.save_policy(recipe.name, recipe.rules())
     options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
-    options["prompts"] = prompt_digests(chosen, store.home) if recipe.writes else {}
+    options |= _writing(store, dataset_id, chosen) if recipe.writes else {}
     if quota is None:
         targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
         shards: list[dict[str, Any]] = [{"targets": part} for part in _first_a_few(targets)]
@@ -84,6 +89,11 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     first = max(one.variant for one in siblings) + 1
     options = {
         **{name: origin.options[name] for name in ("pack", "policy_id")},
+        **(
+            _writing(store, candidate.dataset_id, load_pack(origin.options["pack"], store.home))
+            if recipe.writes
+            else {}
+        ),
         "amount": amount,
         "preview": False,
         "again_of": candidate.id,
@@ -94,6 +104,13 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     store.ledger.plan(run.id, [({**payload, "avoid": _rejections(store, siblings)}, 1)])
     start_filter(store, dataset_id=candidate.dataset_id, filters=recipe.filters, of_run=run)
     return store.ledger.run(run.id)
+
+
+def _writing(store: Store, dataset_id: int, pack: Pack) -> dict[str, Any]:
+    """What the writer of a run is to use to the end, whatever is edited or accepted meanwhile: prompts and pairs."""
+    digests = prompt_digests(pack, store.home)
+    shown = any(load_prompt(name, store.home).shows_pairs for name in digests)
+    return {"prompts": digests, "pairs": to_builtins(accepted_pairs(store, dataset_id)) if shown else []}
 
 
 def _check(recipe: Recipe, pack: Pack) -> None:
@@ -295,7 +312,10 @@ def _generate(store: Store, run: Run, shard: Shard, control: Control) -> None:
 def _generator(store: Store, run: Run) -> Generator:
     assert run.dataset_id is not None
     recipe = parse(run.recipe, f"the recipe of run {run.id}")
-    return Generator(Context(store, run.dataset_id), recipe, load_pack(run.options["pack"], store.home), seed=run.seed)
+    options = run.options
+    context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()))
+    pairs = convert(options.get("pairs", []), tuple[Pair, ...])
+    return Generator(context, recipe, load_pack(options["pack"], store.home), seed=run.seed, pairs=pairs)
 
 
 def _make_targets(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:

@@ -345,6 +345,9 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 def bench(
     name: Annotated[str, typer.Argument(help="import, review or paint")],
     scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
+    model: Annotated[
+        str | None, typer.Option(help="for paint: a folder or hub id instead of the pocket painter")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure Winnow on this machine, as ratios to a named baseline of the same run."""
@@ -353,7 +356,7 @@ def bench(
     result = BENCHES.get(name)
     if result is None:
         raise WinnowError(f"No bench named {name!r}. Known: {', '.join(BENCHES)}.")
-    figures = result(scale)
+    figures = result(scale) if model is None else result(scale, model)
     if as_json:
         print(json.dumps(figures))
     else:
@@ -362,8 +365,14 @@ def bench(
         console.print(f"against {figures['baseline']}, n = {figures['n']}")
 
 
-@app.command()
-def pocket(
+pocket = typer.Typer(
+    help="Train the small models of the pocket pack, and look at what they make.", no_args_is_help=True
+)
+app.add_typer(pocket, name="pocket")
+
+
+@pocket.command("train")
+def pocket_train(
     role: Annotated[str, typer.Argument(help="writer, painter or embedder")],
     folder: Annotated[Path, typer.Option(help="where training keeps its data and checkpoints, and goes on from")],
     out: Annotated[Path, typer.Option(help="folder of the finished model")],
@@ -371,11 +380,31 @@ def pocket(
 ) -> None:
     """Train a model of the pocket pack on Tabletop. May be interrupted: the same command goes on.
 
-    Example: `winnow pocket painter --folder work/painter --out assets/pocket/painter`
+    Example: `winnow pocket train painter --folder work/painter --out assets/pocket/painter`
     """
     from engine.training.pocket.roles import train
 
     train(role, folder, out, seed=seed, progress=lambda stage, step, loss: console.print(f"{stage} {step}: {loss:.4f}"))
+
+
+@pocket.command("sheet")
+def pocket_sheet(
+    out: Annotated[Path, typer.Argument(help="PNG to write")],
+    count: Annotated[int, typer.Option(min=8, help="pictures to paint")] = 64,
+    painter: Annotated[str, typer.Option(help="folder of the painter")] = "assets/pocket/painter",
+    embedder: Annotated[str, typer.Option(help="folder of the embedder that looks at them")] = "assets/pocket/embedder",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Paint random things into unseen scenes, and say how often the pocket embedder recognises them."""
+    from engine.training.pocket.sheet import sheet
+
+    figures = sheet(out, count=count, painter=painter, embedder=embedder, seed=seed)
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        for key, value in figures.items():
+            console.print(f"{key:>28}  {value:.4g}")
 
 
 # Shared by the commands

@@ -16,9 +16,10 @@ from conftest import leased
 from db.errors import NotFound, WinnowError
 from db.records import Dataset, Decision, Kind, NewCandidate, NewVerdict
 from db.store import Store
-from engine.backends.chat_writer import ChatWriter, OpenAIWriter, accepted_pairs
+from engine.backends.chat_writer import ChatWriter, OpenAIWriter
 from engine.chat import ChatReply, ChatRequest, Usage
-from engine.prompts import SCHEMAS, load, save
+from engine.examples import accepted_pairs
+from engine.prompts import SCHEMAS, Pair, load, save
 from engine.roles import Context, Foil, WriteTask
 
 TEXT = "a red mug left of a blue ball"
@@ -84,7 +85,7 @@ def writer_of(context: Context) -> Callable[..., tuple[ChatWriter, ScriptedChat]
     def make(script: Script, *names: str, **options: Any) -> tuple[ChatWriter, ScriptedChat]:
         chat = ScriptedChat(script)
         prompts = [load(name, context.store.home) for name in names or ("n1_foil",)]
-        return ChatWriter(chat, prompts, context, **options), chat
+        return ChatWriter(chat, prompts, **options), chat
 
     return make
 
@@ -105,7 +106,7 @@ def said_to(request: ChatRequest) -> str:
 # One stage
 
 
-def test_foils_carry_spans_and_provenance(writer_of: Any) -> None:
+def test_foils_carry_spans_and_provenance(writer_of: Any, context: Context) -> None:
     writer, chat = writer_of(by_schema(GREEN, RIGHT), temperature=0.4)
     first, second = foils(writer.write([task()])[0])
     assert (first.text, first.edit_type, first.changed_from, first.changed_to) == tuple(GREEN.values())
@@ -114,7 +115,7 @@ def test_foils_carry_spans_and_provenance(writer_of: Any) -> None:
     assert first.strategy == "n1_foil"
     (request,) = chat.asked
     assert (request.temperature, request.max_tokens, request.schema) == (0.4, 700, SCHEMAS["negatives"])
-    prompt = load("n1_foil", writer._context.store.home)
+    prompt = load("n1_foil", context.store.home)
     assert first.detail == {
         "prompt": "n1_foil",
         "prompt_version": 1,
@@ -344,7 +345,8 @@ def test_pairs_are_the_accepted_ones_when_there_are_enough(
 ) -> None:
     accept(store, dataset, count)
     writer, chat = writer_of(by_schema(GREEN, RIGHT), "n3_summary")
-    results = writer.write([task(seed=seed) for seed in range(3)])
+    pairs = accepted_pairs(store, dataset.id)
+    results = writer.write([task(seed=seed, pairs=pairs) for seed in range(3)])
     assert all(foil.detail["pairs"] == source for result in results for foil in foils(result))
     assert [len(call) for call in chat.calls] == [1, 3]  # one summary for all
     shown = re.findall(r'^- "(.+)" -> "(.+)" \((.+)\)$', said_to(chat.calls[0][0]), re.MULTILINE)
@@ -354,20 +356,22 @@ def test_pairs_are_the_accepted_ones_when_there_are_enough(
     for request in chat.calls[1]:
         assert "One word is exchanged." in said_to(request)
         assert len(re.findall(r'^- ".+" -> ', said_to(request), re.MULTILINE)) == 4
-    writer.write([task(seed=9)])
+    writer.write([task(seed=9, pairs=pairs)])
     assert [len(call) for call in chat.calls] == [1, 3, 1]  # the summary is kept
+    writer.write([task(seed=9, pairs=(Pair(positive="a cup", negative="a jug", edit_type="object"),) * 4)])
+    assert [len(call) for call in chat.calls] == [1, 3, 1, 1, 1]  # other pairs, another summary
 
 
 def test_edited_texts_count_as_edited(store: Store, dataset: Dataset, context: Context) -> None:
     accept(store, dataset, 5, edit=True)
     accept(store, dataset, 5)
     accept(store, dataset, 5)  # the same texts again
-    pairs = accepted_pairs(context, 50)
+    pairs = accepted_pairs(store, dataset.id)
     assert sorted(pair.negative for pair in pairs) == sorted(
         f"{i} {w} mugs" for i in range(5) for w in ("mended", "red")
     )
-    assert accepted_pairs(context, 3) == pairs[:3]
-    assert accepted_pairs(Context(store, dataset.id + 1), 3) == []
+    assert accepted_pairs(store, dataset.id) == pairs
+    assert accepted_pairs(store, dataset.id + 1) == ()
 
 
 # Making one
@@ -379,9 +383,9 @@ def test_impossible_options(writer_of: Any, options: dict[str, int]) -> None:
         writer_of(by_schema(GREEN), **options)
 
 
-def test_a_writer_needs_a_prompt(context: Context) -> None:
+def test_a_writer_needs_a_prompt() -> None:
     with pytest.raises(WinnowError, match="needs prompts"):
-        ChatWriter(ScriptedChat(by_schema()), [], context)
+        ChatWriter(ScriptedChat(by_schema()), [])
 
 
 def test_the_endpoint_writer_uses_edited_prompts_and_a_cache(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from conftest import Quiet, small_document
 from db.errors import NotFound, WinnowError
 from db.records import Candidate, Dataset, Kind, NewVerdict, Run, RunKind
 from db.store import Store
-from engine import runs
+from engine import prompts, runs
 from engine.control import Stopped
 from engine.quota import Quota
 from engine.recipe import load, parse
@@ -46,7 +46,7 @@ def bigger(store: Store, tmp_path: Path) -> Dataset:
 
 
 def start(store: Store, dataset: Dataset, recipe: str = "gen2det", **options: object) -> Run:
-    return runs.start_generate(store, dataset_id=dataset.id, recipe=load(recipe), pack=PACK, **options)  # type: ignore[arg-type]
+    return runs.start_generate(store, dataset_id=dataset.id, recipe=load(recipe), **{"pack": PACK, **options})  # type: ignore[arg-type]
 
 
 def test_a_run_says_what_it_made_and_what_it_took(store: Store, dataset: Dataset) -> None:
@@ -178,3 +178,15 @@ def test_a_rejected_box_of_a_scene_loses_its_label_and_keeps_its_pixels(store: S
     (sample,) = [s for s in store.snapshots.samples(snapshot)[1] if s.image.extra.get("synthetic")]
     assert [box.xyxy for box in sample.boxes] == [one.xyxy]
     assert sample.image.digest == one.digest == other.digest
+
+
+def test_a_run_writes_to_its_end_with_the_prompts_and_pairs_it_began_with(store: Store, dataset: Dataset) -> None:
+    begun = start(store, dataset, "enhanced_negatives", pack="pocket")
+    prompt = prompts.load("pocket_foil", store.home)
+    assert begun.options["prompts"] == {"pocket_foil": prompt.digest} and begun.options["pairs"] == []
+    prompts.save(store.home, prompt.text.replace("temperature: 0.8", "temperature: 0.6"))
+    rows = {c.detail["writer"]["prompt_digest"] for c in made(store, work(store, begun)) if "writer" in c.detail}
+    assert rows == {prompt.digest}
+    later = made(store, work(store, start(store, dataset, "enhanced_negatives", pack="pocket", seed=1)))
+    digests = {c.detail["writer"]["prompt_digest"] for c in later if "writer" in c.detail}
+    assert digests == {prompts.load("pocket_foil", store.home).digest} != rows

@@ -170,3 +170,12 @@ def test_own_prompts_and_their_faults(tmp_path: Path) -> None:
         load("other", tmp_path)
     with pytest.raises(NotFound, match="Known: mine, n1_foil"):
         load("nothing", tmp_path)
+
+
+def test_a_version_is_found_by_its_digest(tmp_path: Path) -> None:
+    shipped = load("n1_foil", tmp_path)
+    edited = save(tmp_path, shipped.text.replace("Write $n", "Now write $n"))
+    assert load("n1_foil", tmp_path, shipped.digest) == shipped
+    assert load("n1_foil", tmp_path, edited.digest) == edited == load("n1_foil", tmp_path)
+    with pytest.raises(WinnowError, match="digest 0123, with which this began, is gone"):
+        load("n1_foil", tmp_path, "0123")

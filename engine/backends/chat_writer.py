@@ -10,18 +10,13 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 
 from db.errors import NotFound, WinnowError
-from db.queries import Queue
-from db.records import Candidate, Decision, Kind
-from db.review import Review
 from engine.chat import Chat, ChatReply, ChatRequest, Message
 from engine.prompts import EDIT_TYPES, SCHEMAS, Pair, Prompt, Stage, fields, load, shipped_pairs
 from engine.roles import Context, Foil, WriteTask
@@ -29,8 +24,6 @@ from engine.seeds import seed_of
 from engine.wording import changed_spans
 
 STRATEGIES = ("n1_foil", "n2_recombination", "n3_summary")
-ENOUGH_PAIRS = 8  # accepted by people, below which the shipped ones are shown
-SHOWN_PAIRS = 24  # to be summarised
 SAMPLE_PAIRS = 4  # beside the summary
 ASKING = frozenset(("temperature", "max_tokens", "attempts", "ask"))
 SPARE = 1  # negatives asked for beyond those needed, to choose from
@@ -53,7 +46,6 @@ class ChatWriter:
         self,
         chat: Chat,
         prompts: Sequence[Prompt],
-        context: Context,
         *,
         temperature: float | None = None,
         max_tokens: int | None = None,
@@ -66,10 +58,10 @@ class ChatWriter:
                 f"A writer needs prompts, and attempts and ask of at least 1; got {len(prompts)} prompt(s), "
                 f"attempts {attempts}, ask {ask}."
             )
-        self._chat, self._context = chat, context
+        self._chat = chat
         self._temperature, self._max_tokens = temperature, max_tokens
         self._attempts, self._ask = attempts, ask
-        self._summaries: dict[str, str] = {}
+        self._summaries: dict[tuple[str, tuple[Pair, ...]], str] = {}
         self.usage = chat.usage
 
     @property
@@ -132,13 +124,13 @@ class ChatWriter:
             facts=task.facts,
             classes=task.siblings,
             n=share if prompt.single else share + SPARE,
-            pairs=self._sample(task) if _shows_pairs(prompt) else (),
+            pairs=_sample(task) if prompt.shows_pairs else (),
             avoid=task.avoid,
         )
         for stage in before:
             if stage.answer == "summary":
                 yield from self._summarise(job, prompt, stage)
-                answer = self._summaries.get(prompt.name)
+                answer = self._summaries.get((prompt.name, _pairs(task)))
             else:
                 listed: list[str] = []
                 yield from self._attempt(job, prompt, stage, known, seed_of(task.seed, prompt.name), _objects(listed))
@@ -150,14 +142,15 @@ class ChatWriter:
         yield from self._attempt(job, prompt, last, known, seed, self._reader(job, prompt, share))
 
     def _summarise(self, job: _Job, prompt: Prompt, stage: Stage) -> Talk:
-        """The summary of a prompt does not depend on the task: it is asked for once."""
-        if prompt.name in self._summaries:
+        """The summary of the same pairs is asked for once."""
+        pairs = _pairs(job.task)
+        if (prompt.name, pairs) in self._summaries:
             return
 
         def read(text: str, attempt: int, seed: int) -> None:
-            self._summaries[prompt.name] = _parsed(text, _Summary).summary
+            self._summaries[prompt.name, pairs] = _parsed(text, _Summary).summary
 
-        yield from self._attempt(job, prompt, stage, fields(pairs=self._pairs), seed_of(prompt.name), read)
+        yield from self._attempt(job, prompt, stage, fields(pairs=pairs), seed_of(prompt.name), read)
 
     def _attempt(
         self, job: _Job, prompt: Prompt, stage: Stage, known: Mapping[str, str], seed: int, read: Reader
@@ -190,7 +183,7 @@ class ChatWriter:
         taken: list[Foil] = []
 
         def read(text: str, attempt: int, seed: int) -> None:
-            origin = self._origin(prompt, attempt, seed)
+            origin = self._origin(job.task, prompt, attempt, seed)
             faults: list[str] = []
             for value in _parsed(text, _Negatives).negatives:
                 if len(taken) >= share + SPARE:
@@ -204,7 +197,7 @@ class ChatWriter:
 
         return read
 
-    def _origin(self, prompt: Prompt, attempt: int, seed: int) -> dict[str, Any]:
+    def _origin(self, task: WriteTask, prompt: Prompt, attempt: int, seed: int) -> dict[str, Any]:
         """What a foil's detail says of how it was made."""
         origin: dict[str, Any] = {
             "prompt": prompt.name,
@@ -215,25 +208,10 @@ class ChatWriter:
             "model": self._chat.name,
             "attempt": attempt,
         }
-        return origin | ({"pairs": self._pairs_and_source[1]} if _shows_pairs(prompt) else {})
+        return origin | ({"pairs": "accepted" if task.pairs else "shipped"} if prompt.shows_pairs else {})
 
     def _temperature_of(self, prompt: Prompt) -> float:
         return prompt.temperature if self._temperature is None else self._temperature
-
-    def _sample(self, task: WriteTask) -> list[Pair]:
-        """A few of the pairs, others for every seed."""
-        return random.Random(seed_of(task.seed, "pairs")).sample(self._pairs, SAMPLE_PAIRS)
-
-    @cached_property
-    def _pairs_and_source(self) -> tuple[list[Pair], str]:
-        accepted = accepted_pairs(self._context, SHOWN_PAIRS)
-        if len(accepted) >= ENOUGH_PAIRS:
-            return accepted, "accepted"
-        return list(shipped_pairs()), "shipped"
-
-    @property
-    def _pairs(self) -> list[Pair]:
-        return self._pairs_and_source[0]
 
 
 class OpenAIWriter(ChatWriter):
@@ -247,7 +225,7 @@ class OpenAIWriter(ChatWriter):
 
         asking, endpoint = divided(options)
         chat = OpenAIChat(cache_folder=context.store.home / "cache" / "chat", **endpoint)
-        super().__init__(chat, loaded(context, prompts), context, **asking)
+        super().__init__(chat, loaded(context, prompts), **asking)
 
 
 def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -257,41 +235,18 @@ def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def loaded(context: Context, names: Sequence[str]) -> list[Prompt]:
-    """The prompts in force. Raises NotFound, listing the known ones."""
-    return [load(name, context.store.home) for name in names]
+    """The prompts of the context's versions. Raises NotFound, listing the known ones, or for a version that is gone."""
+    pinned = dict(context.prompts)
+    return [load(name, context.store.home, pinned.get(name)) for name in names]
 
 
-def accepted_pairs(context: Context, limit: int) -> list[Pair]:
-    """Up to `limit` different negative texts of the data set that people accepted or edited, in a fixed random order."""
-    review = context.store.review
-    found = (pair for decision in ("edit", "accept") for pair in _decided(review, context.dataset_id, decision))
-    return list(islice(_distinct(found), limit))
+def _pairs(task: WriteTask) -> tuple[Pair, ...]:
+    return task.pairs or shipped_pairs()
 
 
-def _decided(review: Review, dataset_id: int, decision: str) -> Iterator[Pair]:
-    queue = Queue(dataset_id=dataset_id, kind=Kind.NEGATIVE_TEXT, human=decision, order="random")
-    cursor: list[Any] | None = []
-    while cursor is not None:
-        page, cursor = review.page(queue, cursor=cursor, limit=100)
-        yield from (pair for candidate in page if (pair := _pair(review, candidate)))
-
-
-def _pair(review: Review, candidate: Candidate) -> Pair | None:
-    verdict = review.standing(candidate.id) if candidate.human == Decision.EDIT else None
-    negative = (verdict.edit or {}).get("text_after") if verdict else None
-    negative = negative or candidate.text_after
-    if not candidate.text_before or not negative:
-        return None
-    return Pair(positive=candidate.text_before, negative=negative, edit_type=candidate.detail.get("edit_type", "other"))
-
-
-def _distinct(pairs: Iterator[Pair]) -> Iterator[Pair]:
-    seen: set[tuple[str, str]] = set()
-    for pair in pairs:
-        key = (pair.positive, pair.negative)
-        if key not in seen:
-            seen.add(key)
-            yield pair
+def _sample(task: WriteTask) -> list[Pair]:
+    """A few of the pairs, others for every seed."""
+    return random.Random(seed_of(task.seed, "pairs")).sample(_pairs(task), SAMPLE_PAIRS)
 
 
 # Answers
@@ -440,10 +395,6 @@ def _complaint(answer: str, fault: str) -> tuple[Message, Message]:
     again = f"This cannot be used: {fault}. Answer the request again, with JSON of the form asked for and nothing else."
     shown = answer[:QUOTED].strip() or "(nothing)"
     return Message(role="assistant", content=shown), Message(role="user", content=again)
-
-
-def _shows_pairs(prompt: Prompt) -> bool:
-    return any("$pairs" in stage.system + stage.user for stage in prompt.stages)
 
 
 def _go_on(talk: Talk, reply: ChatReply | None) -> ChatRequest | None:

@@ -38,7 +38,7 @@ class HFTextWriter(ChatWriter):
     def __init__(self, context: Context, *, model: str, prompts: Sequence[str] = STRATEGIES, **options: Any) -> None:
         asking, placing = divided(options)
         templates = loaded(context, prompts)
-        super().__init__(HFChat(model, **placing), templates, context, **asking)
+        super().__init__(HFChat(model, **placing), templates, **asking)
 
 
 class _Row(NamedTuple):

@@ -75,7 +75,7 @@ class OpenCLIPEmbedder:
         return self._embedded(self._encode_texts, different)[[place[text] for text in texts]]
 
     def _encode_images(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        stacked = torch.stack([fitted(torch.from_numpy(image).permute(2, 0, 1), self._form) for image in images])
+        stacked = torch.stack([fitted(torch.tensor(image).permute(2, 0, 1), self._form) for image in images])
         scaled = pixels.to_dtype(stacked.to(self._device), torch.float32, scale=True)
         ready = pixels.normalize(scaled, list(self._form["mean"]), list(self._form["std"]))
         return self._model.encode_image(ready.to(self._dtype))

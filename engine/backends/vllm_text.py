@@ -25,7 +25,7 @@ class VLLMWriter(ChatWriter):
     def __init__(self, context: Context, *, model: str, prompts: Sequence[str] = STRATEGIES, **options: Any) -> None:
         asking, placing = divided(options)
         templates = loaded(context, prompts)
-        super().__init__(VLLMChat(model, **placing), templates, context, **asking)
+        super().__init__(VLLMChat(model, **placing), templates, **asking)
 
 
 class VLLMChat:

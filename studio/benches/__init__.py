@@ -18,10 +18,10 @@ def _review(scale: float) -> dict[str, Any]:
     return run(scale)
 
 
-def _paint(scale: float) -> dict[str, Any]:
+def _paint(scale: float, model: str | None = None) -> dict[str, Any]:
     from studio.benches.paint import run
 
-    return run(scale)
+    return run(scale, model)
 
 
-BENCHES: dict[str, Callable[[float], dict[str, Any]]] = {"import": _imports, "review": _review, "paint": _paint}
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"import": _imports, "review": _review, "paint": _paint}

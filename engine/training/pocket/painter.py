@@ -30,7 +30,7 @@ DROPPED = 0.1  # share of texts left out, for classifier-free guidance
 OUTSIDE = 0.15  # weight of the loss outside the mask, where the picture is given
 KL = 1e-6
 CHROMA = 2.0
-LOOK = {"vae": 8, "unet": 16}  # batch sizes
+LOOK = {"vae": 8, "unet": 32}  # batch sizes
 Progress = Callable[[str, int, float], None]
 
 
@@ -82,6 +82,7 @@ def _train_vae(work: Path, data: Contexts, steps: int, seed: int, progress: Prog
         edges = sum(((x - y).diff(dim=axis)).abs().mean() for axis in (2, 3))
         return (x - y).abs().mean() + 0.5 * edges + CHROMA * _colour(x - y).abs().mean() + KL * found.kl().mean()
 
+    vae.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
     sitting = Sitting(work, "vae", vae, steps=steps, lr=2e-3, seed=seed)
     sitting.run(loss_of, _heard("vae", progress))
     return cast(AutoencoderKL, sitting.ema)
@@ -203,7 +204,7 @@ class Networks(torch.nn.Module):
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             layers_per_block=1,
             cross_attention_dim=WIDTH,
-            attention_head_dim=32,
+            attention_head_dim=4,  # heads, in spite of its name
             norm_num_groups=16,
         )
 

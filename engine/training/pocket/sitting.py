@@ -37,7 +37,7 @@ class Sitting:
     ) -> None:
         self.module, self.steps, self.seed, self._lr, self._warm_up = module, steps, seed, lr, warm_up
         self._path, self._name = folder / f"{name}.pt", name
-        self._optimizer = torch.optim.AdamW(module.parameters(), lr, weight_decay=1e-2, betas=(0.9, 0.99))
+        self._optimizer = torch.optim.AdamW(module.parameters(), lr, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
         self.ema = copy.deepcopy(module).requires_grad_(False).eval()
         self.step, self.loss = 0, math.nan
         if self._path.is_file():
