@@ -33,7 +33,7 @@ def page(studio: Studio) -> None:
             with gr.Row(elem_classes=["w-line"]):
                 name = gr.Dropdown(label="Prompt", choices=[], interactive=True, scale=3)
                 version = gr.Dropdown(label="Version", choices=[], interactive=True, scale=2)
-            text = gr.Code(language="yaml", interactive=True, label="The file", lines=24, max_lines=40)
+            text = gr.Code(language="yaml", interactive=True, label="The file", lines=20, max_lines=26, wrap_lines=True)
             with gr.Row():
                 save = gr.Button("Save as the next version", variant="primary", min_width=160)
                 back = gr.Button("Back to the version before", min_width=160)
@@ -124,15 +124,21 @@ def _about(studio: Studio, prompt: Prompt) -> Html:
             ("Does", prompt.summary),
             ("Asked", "one negative a request" if prompt.single else "several negatives a request"),
             ("Temperature", f"{prompt.temperature:g}, answers of up to {prompt.max_tokens:,} tokens"),
-            ("Used by", ", ".join(users) or "no model pack yet: name it under strategies of a pack or a recipe"),
+            ("Used by", "; ".join(users) or "no model pack yet: name it under strategies of a pack or a recipe"),
         ]
     )
 
 
 def _stage(stage: Stage, values: dict[str, str]) -> Html:
     read = [(role, template) for role, template in (("system", stage.system), ("user", stage.user)) if template]
-    filled = [(role, tag("pre", Template(template).substitute(values), class_="w-prompt")) for role, template in read]
-    return section(f"Stage {stage.name}: what the model reads, to answer as {stage.answer}", table(("", ""), filled))
+    filled = [
+        join(
+            tag("div", f"{role} message", class_="w-quiet"),
+            tag("pre", Template(text).substitute(values), class_="w-prompt"),
+        )
+        for role, text in read
+    ]
+    return section(f"Stage {stage.name}: what the model reads, to answer as {stage.answer}", filled)
 
 
 def _placeholders() -> Html:

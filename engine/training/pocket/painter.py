@@ -199,7 +199,7 @@ class Networks(torch.nn.Module):
             sample_size=SIZE // FACTOR,
             in_channels=9,
             out_channels=4,
-            block_out_channels=(48, 96, 128),
+            block_out_channels=(32, 64, 128),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             layers_per_block=1,
