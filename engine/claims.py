@@ -312,10 +312,11 @@ class _Judge:
                             yield Support(UNKNOWN, f"“{where}” names {say(other)}")
 
     def undescribed(self) -> Iterator[Support]:
-        """Of several things of the kind, one has no words that exclude the changed ones."""
+        """Of several things of the kind, as many as are said, one has no words that exclude the changed ones."""
         for was, now in self.changed:
             alike = [thing for thing in self.things if is_a(thing.noun, now.noun)]
-            if was and was.noun == now.noun and len(alike) > 1 and any(_may_be(thing, now) for thing in alike):
+            enough_of_them = len(alike) >= max(2, _number(now))
+            if was and was.noun == now.noun and enough_of_them and any(_may_be(thing, now) for thing in alike):
                 yield Support(UNKNOWN, f"one of {len(alike)} annotated {plural(now.noun)} may be {say(now)}")
 
     def related(self) -> Iterator[Support]:

@@ -113,6 +113,7 @@ def test_facts_forbid_what_they_make_true(text: str, foil: str, facts: tuple[str
 def test_facts_that_say_something_else_forbid_nothing() -> None:
     assert "a blue mug" in texts("a red mug", facts=("red mug", "a green mug", "a blue ball", "blue ball"))
     assert "a red ball" in texts("a red mug", facts=("blue ball",), siblings=("mug", "ball"))
+    assert still_true("three green apples", "two green apples", ("apple", "apple")).value == 0.0  # there are only two
 
 
 def test_an_unknown_text_has_no_foils() -> None:
