@@ -31,8 +31,11 @@ bench: $(VENV)/.ready-dev
 clean:
 	rm -rf $(VENV) .demo
 
-# onedl-mmcv asks for opencv-python, which needs a graphics library that bare containers lack; the headless build of the
+# Some packages ask for opencv-python, which needs a graphics library that bare containers lack; the headless build of the
 # same version takes its place.
+HEADLESS = $(BIN)/pip uninstall --quiet --yes opencv-python && \
+  $(BIN)/pip install --quiet --constraint constraints.txt --force-reinstall --no-deps opencv-python-headless
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing Winnow into $(VENV): about 5 GB, a few minutes ..."
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -40,13 +43,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --upgrade "pip>=25"
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable .
-	@$(BIN)/pip uninstall --quiet --yes opencv-python
-	@$(BIN)/pip install --quiet --constraint constraints.txt --force-reinstall --no-deps opencv-python-headless
+	@$(HEADLESS)
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	@echo "Installing what the tests need ..."
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(HEADLESS)
 	@command -v chromium >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \

@@ -10,14 +10,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, exists, literal, or_, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from db import schema
 from db.errors import WinnowError
-from db.records import Kind, Policy, Record, Rule
+from db.records import Kind, Policy, Record, Rule, Term
 
 c = schema.candidate.c
 s = schema.score.c
+picked = schema.selection.c
 Policies = Mapping[int, Policy]  # run id -> the policy its candidates are judged by
 Page = tuple[list[Row[Any]], list[Any] | None]
 
@@ -28,12 +43,18 @@ ORDERS = {
     "score:FILTER": "lowest score of a filter first",
     "-score:FILTER": "highest score of a filter first",
     "uncertain:FILTER:THRESHOLD": "nearest to the threshold first: where a look changes most",
+    "disagree": "filters disagree: the share of the policy's rules that pass is nearest to one half",
+    "quota": "the class of which people have accepted fewest first, then the classes in turn",
+    "value": "highest expected value of a look: uncertain ones first that stand for many undecided ones of their class",
 }
 
 
 class Queue(Record, frozen=True, kw_only=True):
     """Which candidates, in which order (see `ORDERS`). `human` is a decision, "undecided" or "any". Candidates without
-    the key of the order (no score, no class) come last."""
+    the key of the order (no score, no class) come last.
+
+    `selection` is the token of candidates that somebody picked out. `audit` is the id of an audit: its sample in the order in
+    which it was drawn, whatever `order` says, because only a beginning of that order says anything about the rest."""
 
     dataset_id: int | None = None
     run_id: int | None = None
@@ -41,6 +62,8 @@ class Queue(Record, frozen=True, kw_only=True):
     category_id: int | None = None
     human: str = "undecided"
     order: str = "oldest"
+    selection: str | None = None
+    audit: int | None = None
 
 
 def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
@@ -55,9 +78,24 @@ def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
             wanted.append(column == value)
     if queue.kind is not None:
         wanted.append(c.kind == str(queue.kind))
+    if queue.selection is not None:
+        wanted.append(c.id.in_(select(picked.candidate_id).where(picked.token == queue.selection)))
+    if queue.audit is not None:
+        drawn = schema.audit_item.c
+        wanted.append(c.id.in_(select(drawn.candidate_id).where(drawn.audit_id == queue.audit)))
     if human and queue.human != "any":
-        wanted.append(c.human.is_(None) if queue.human == "undecided" else c.human == queue.human)
+        wanted.append(_open(queue) if queue.human == "undecided" else c.human == queue.human)
     return wanted
+
+
+def _open(queue: Queue) -> ColumnElement[bool]:
+    """Nobody has decided; in an audit, nobody since it began: what was decided before is no look of the audit."""
+    if queue.audit is None:
+        return c.human.is_(None)
+    v, a, undo = schema.verdict.c, schema.audit.c, schema.verdict.alias()
+    began = select(a.after_verdict).where(a.id == queue.audit).scalar_subquery()
+    undone = exists().where(undo.c.undoes == v.op_id, undo.c.candidate_id == v.candidate_id)
+    return ~exists().where(v.candidate_id == c.id, v.id > began, v.decision != "undo", ~undone)
 
 
 def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int) -> Page:
@@ -68,6 +106,10 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
     _check(cursor)
     order, _, argument = queue.order.partition(":")
     base = select(schema.candidate).where(*matching(queue))
+    if queue.audit is not None:
+        drawn = schema.audit_item.c
+        item = base.add_columns(drawn.position).join(schema.audit_item, drawn.candidate_id == c.id)
+        return _keyed(connection, item.where(drawn.audit_id == queue.audit), (drawn.position,), cursor, limit)
     if order == "oldest":
         return _keyed(connection, base, (c.id,), cursor, limit)
     if order == "random":
@@ -92,6 +134,13 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
     if order == "uncertain":
         return _nearest(connection, scored, rest, _threshold(queue.order, threshold), cursor, limit)
     raise WinnowError(f"Unknown order {queue.order!r}; known: {', '.join(ORDERS)}.")
+
+
+def these(connection: Connection, queue: Queue, ids: Sequence[int]) -> list[Row[Any]]:
+    """The candidate rows with these ids that the queue shows, in the order of the ids."""
+    rows = connection.execute(select(schema.candidate).where(c.id.in_(ids), *matching(queue)))
+    found = {row.id: row for row in rows}
+    return [found[i] for i in ids if i in found]
 
 
 def _check(cursor: Sequence[Any]) -> None:
@@ -204,21 +253,30 @@ def effective(policies: Policies) -> ColumnElement[str]:
 
 
 def _says(policy: Policy) -> ColumnElement[str]:
-    """SQL's three-valued logic does the work: an unknown score makes its rule unknown, so `and` is true only when all
-    rules pass and false as soon as one fails."""
     branches = []
     for kind in Kind:
-        rules = [rule for rule in policy.rules if rule.speaks_of(kind)]
-        if not rules:
-            continue
-        passes = [_passes(rule) for rule in rules]
-        branches.append((and_(c.kind == str(kind), or_(*(~p for p in passes))), "reject"))
-        branches.append((and_(c.kind == str(kind), *passes), "accept"))
-    return case(*branches, else_="pending") if branches else literal("pending")
+        special = [(c.category_id.in_(_named(names)), _verdict(terms)) for terms, names in policy.special(kind).items()]
+        general = _verdict(policy.terms(kind))
+        branches.append((c.kind == str(kind), case(*special, else_=general) if special else general))
+    return case(*branches, else_="pending")
+
+
+def _named(names: Sequence[str]) -> Select[Any]:
+    """Ids of the categories with these names, of whatever data set: a candidate's is one of its own."""
+    return select(schema.category.c.id).where(schema.category.c.name.in_(names))
+
+
+def _verdict(terms: Sequence[Term]) -> ColumnElement[str]:
+    """SQL's three-valued logic does the work: an unknown score makes its rule unknown, so `and` is true only when all
+    terms pass and false as soon as one fails."""
+    if not terms:
+        return literal("pending")
+    passes = [or_(*map(_passes, term)) for term in terms]
+    return case((or_(*(not_(term) for term in passes)), "reject"), (and_(*passes), "accept"), else_="pending")
 
 
 def _passes(rule: Rule) -> ColumnElement[bool]:
     value = select(s.value).where(s.candidate_id == c.id, s.filter == rule.filter).scalar_subquery()
     bounds = [value >= rule.at_least] if rule.at_least is not None else []
     bounds += [value <= rule.at_most] if rule.at_most is not None else []
-    return and_(true(), *bounds) if bounds else true()
+    return and_(*bounds) if bounds else value >= literal(-math.inf)

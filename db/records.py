@@ -6,6 +6,7 @@ exists only where a file is read or written, and is then named (`xywh`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -172,26 +173,48 @@ class Verdict(NewVerdict, frozen=True, kw_only=True):
 
 class Rule(Record, frozen=True, kw_only=True):
     """Passes when `value >= at_least` and `value <= at_most` (either may be absent). Speaks only of candidates whose
-    kind is in `kinds`; of all kinds when that is empty."""
+    kind is in `kinds`; of all kinds when that is empty.
+
+    Rules of one `group` are alternatives: one that passes is enough. A rule with `classes` (category names) takes the place
+    of the rules of its filter that name none, for candidates of those classes."""
 
     filter: str
     at_least: float | None = None
     at_most: float | None = None
     kinds: tuple[Kind, ...] = ()
+    group: str = ""
+    classes: tuple[str, ...] = ()
 
     def speaks_of(self, kind: str) -> bool:
         return not self.kinds or kind in self.kinds
 
     def passes(self, value: float | None) -> bool | None:
-        """None when there is no value: an unknown never passes and never fails."""
-        if value is None:
+        """None when there is no value (None or NaN): an unknown never passes and never fails."""
+        if value is None or math.isnan(value):
             return None
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
 
+Term = tuple[Rule, ...]  # alternatives; a rule without group stands alone
+
+
+class Decided(Record, frozen=True, kw_only=True):
+    """What a policy says of a candidate (True accept, False reject, None pending) and the rules that made it say so: those that
+    fail, else those without a value, else those that pass. None of them speaks of the candidate when there are none."""
+
+    says: bool | None
+    because: tuple[Rule, ...] = ()
+
+    @property
+    def by(self) -> Rule | None:
+        """The first of the rules that decided."""
+        return self.because[0] if self.because else None
+
+
 class Policy(Record, frozen=True, kw_only=True):
-    """All rules that speak of a candidate must pass for an automatic accept; one that fails rejects; a missing score
-    leaves it pending, and so does a candidate of which no rule speaks."""
+    """All terms that speak of a candidate must pass for an automatic accept; one that fails rejects; an unknown one leaves it
+    pending, and so does a candidate of which no rule speaks. A term is a rule, or all rules of a group: it passes when one of
+    them passes and fails when all fail."""
 
     id: int
     name: str
@@ -199,12 +222,44 @@ class Policy(Record, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
     created_at: float
 
-    def decide(self, kind: str, scores: Mapping[str, float | None]) -> bool | None:
-        """True accept, False reject, None pending."""
-        outcomes = [rule.passes(scores.get(rule.filter)) for rule in self.rules if rule.speaks_of(kind)]
-        if False in outcomes:
-            return False
-        return True if outcomes and None not in outcomes else None
+    def terms(self, kind: str, category: str | None = None) -> tuple[Term, ...]:
+        """The rules that judge a candidate of this kind and class, grouped, in the order of the policy."""
+        spoken = [
+            rule for rule in self.rules if rule.speaks_of(kind) and (not rule.classes or category in rule.classes)
+        ]
+        special = {rule.filter for rule in spoken if rule.classes}
+        grouped: dict[object, list[Rule]] = {}
+        for number, rule in enumerate(spoken):
+            if rule.classes or rule.filter not in special:
+                grouped.setdefault(rule.group or number, []).append(rule)
+        return tuple(map(tuple, grouped.values()))
+
+    def special(self, kind: str) -> dict[tuple[Term, ...], list[str]]:
+        """Terms -> the names of the classes that have terms of their own for this kind; all other classes share `terms(kind)`."""
+        named = dict.fromkeys(name for rule in self.rules if rule.speaks_of(kind) for name in rule.classes)
+        found: dict[tuple[Term, ...], list[str]] = {}
+        for name in named:
+            found.setdefault(self.terms(kind, name), []).append(name)
+        return found
+
+    def decide(self, kind: str, scores: Mapping[str, float | None], category: str | None = None) -> bool | None:
+        """True accept, False reject, None pending. `category` is the name of the candidate's class."""
+        return self.explain(kind, scores, category).says
+
+    def explain(self, kind: str, scores: Mapping[str, float | None], category: str | None = None) -> Decided:
+        """What the policy says, and by which rules."""
+        outcomes = [(term, _term(term, scores)) for term in self.terms(kind, category)]
+        if not outcomes:
+            return Decided(says=None)
+        found = {outcome for _, outcome in outcomes}
+        says = False if False in found else None if None in found else True
+        deciding = (rule for term, outcome in outcomes if outcome is says for rule in term)
+        return Decided(says=says, because=tuple(r for r in deciding if r.passes(scores.get(r.filter)) is says))
+
+
+def _term(term: Term, scores: Mapping[str, float | None]) -> bool | None:
+    found = {rule.passes(scores.get(rule.filter)) for rule in term}
+    return True if True in found else None if None in found else False
 
 
 class Snapshot(Record, frozen=True, kw_only=True):

@@ -272,6 +272,57 @@ verdict = Table(
     Index("verdict_undoes", "undoes"),
 )
 
+change = Table(  # which candidates a transaction touched, for what is kept in memory (`db/columns.py`)
+    "change",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    Column("low", Id, nullable=False),
+    Column("high", Id, nullable=False),
+    Index("change_dataset", "dataset_id", "id"),
+    sqlite_autoincrement=True,  # ids that are never given twice: a reader remembers the last one it has seen
+)
+
+selection = Table(  # candidates that somebody picked out, to look at them in Review
+    "selection",
+    metadata,
+    Column("token", Text, primary_key=True),
+    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+    Index("selection_candidate", "candidate_id"),
+    sqlite_with_rowid=False,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    _ref("policy_id", "policy.id", cascade=False),
+    _ref("run_id", "run.id", nullable=True),
+    Column("design", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("population", Integer, nullable=False),
+    Column("seed", Id, nullable=False),
+    Column("hide", Boolean, nullable=False),
+    Column("after_verdict", Id, nullable=False),  # the last verdict before it began: later ones are its looks
+    _json("strata", nullable=False),
+    Column("ids", LargeBinary, nullable=False),  # all that was accepted, and the stratum of each: see `db/audits.py`
+    Column("codes", LargeBinary, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("audit_dataset", "dataset_id", "id"),
+)
+
+audit_item = Table(
+    "audit_item",
+    metadata,
+    Column("audit_id", Id, ForeignKey("audit.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("candidate_id", Id, nullable=False),  # no foreign key: a deleted candidate keeps its place in the sample
+    Column("stratum", Integer, nullable=False),
+    Index("audit_item_candidate", "audit_id", "candidate_id", unique=True),
+    sqlite_with_rowid=False,
+)
+
 snapshot = Table(
     "snapshot",
     metadata,

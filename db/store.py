@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from db.audits import Audits
 from db.blobs import Blobs
 from db.database import Database
 from db.datasets import Datasets
@@ -18,6 +19,7 @@ class Store:
 
     datasets   import, browse and stream data sets
     review     candidates, scores, verdicts, policies and the queue
+    audits     random samples of what a policy accepts, and the looks at them
     snapshots  frozen selections
     ledger     runs, shards, leases, logs, metrics
     blobs      files by content
@@ -31,6 +33,7 @@ class Store:
         self.blobs = Blobs(home / "blobs")
         self.datasets = Datasets(self._database, self.blobs)
         self.review = Review(self._database)
+        self.audits = Audits(self._database)
         self.snapshots = Snapshots(self._database, self.blobs, self.datasets, self.review)
         self.ledger = Ledger(self._database)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -229,7 +229,8 @@ def of_run(store: Store, run_id: int, policies: Policies | None = None) -> Diver
         policies = store.review.policies(run.dataset_id) if run.dataset_id is not None else {}
     ids = store.review.candidate_ids(run_id)
     batches = (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))
-    made = [one for batch in batches for one in _negatives(store, batch, policies.get(run_id))]
+    names = {} if run.dataset_id is None else {c.id: c.name for c in store.datasets.categories(run.dataset_id)}
+    made = [one for batch in batches for one in _negatives(store, batch, policies.get(run_id), names)]
     sums = spent(store, run_id)
     usage, share = sums["usage"], 1 / max(len(made), 1)
     cost, words = usage["cost"] * share, (usage["tokens_in"] + usage["tokens_out"]) * share
@@ -237,10 +238,10 @@ def of_run(store: Store, run_id: int, policies: Policies | None = None) -> Diver
     return report([msgspec.structs.replace(one, cost=cost, tokens=words, seconds=seconds) for one in made])
 
 
-def _negatives(store: Store, ids: Sequence[int], policy: Policy | None) -> list[Negative]:
+def _negatives(store: Store, ids: Sequence[int], policy: Policy | None, names: Mapping[int, str]) -> list[Negative]:
     found = [one for one in store.review.candidates(ids) if one.kind is Kind.NEGATIVE_TEXT]
     scores = store.review.scores_of([one.id for one in found])
-    return [_negative(one, _decision(one, scores[one.id], policy)) for one in found]
+    return [_negative(one, _decision(one, scores[one.id], policy, names.get(one.category_id or 0))) for one in found]
 
 
 def _negative(candidate: Candidate, decision: Verdict | None) -> Negative:
@@ -256,13 +257,13 @@ def _negative(candidate: Candidate, decision: Verdict | None) -> Negative:
     )
 
 
-def _decision(candidate: Candidate, scores: Sequence[Score], policy: Policy | None) -> Verdict | None:
+def _decision(
+    candidate: Candidate, scores: Sequence[Score], policy: Policy | None, category: str | None
+) -> Verdict | None:
     """What stands, as `db.queries.effective` has it: the word of a person (an edit is an accept), else that of the policy."""
     if candidate.human is not None and candidate.human != "skip":
         return "reject" if candidate.human == "reject" else "accept"
-    values = {score.filter: score.value for score in scores}
-    rules = [rule for rule in (policy.rules if policy else ()) if rule.speaks_of(candidate.kind)]
-    passed = [rule.passes(values.get(rule.filter)) for rule in rules]
-    if False in passed:
-        return "reject"
-    return "accept" if passed and all(passed) else None
+    if policy is None:
+        return None
+    said = policy.decide(candidate.kind, {score.filter: score.value for score in scores}, category)
+    return None if said is None else "accept" if said else "reject"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from db.records import Box, Candidate, Category, Kind, NewCandidate, Phrase
 from engine.chat import Usage
 from engine.claims import facts_of, mentions, plain_name, tokens
-from engine.packs import Pack, backend
+from engine.packs import Pack
 from engine.pixels import decode, encode_png
 from engine.prompts import Pair
 from engine.recipe import Recipe, Step
-from engine.roles import Context, Foil, Painted, PaintTask, WriteTask
+from engine.roles import Context, Foil, Painted, PaintTask, WriteTask, kept
 from engine.seeds import seed_of
 from engine.targets import Scene, paintable
 
@@ -106,7 +106,7 @@ class Generator:
     def _backend(self, role: str) -> Any:
         if role not in self._loaded:
             begun = time.monotonic()
-            self._loaded[role] = _kept(self.context, self.pack.model_dump_json(), role)
+            self._loaded[role] = kept(self.context, self.pack.model_dump_json(), role)
             self.loading += time.monotonic() - begun
             if role == "writer":
                 self._spent_before = self._loaded[role].usage
@@ -316,12 +316,6 @@ class Generator:
             return work.phrase.text
         box = work.box
         return self._categories[box.category_id].name if box and box.category_id is not None else ""
-
-
-@lru_cache(maxsize=4)
-def _kept(context: Context, pack: str, role: str) -> Any:
-    """A backend, kept between the runs of one process: loading a model may take longer than using it."""
-    return backend(Pack.model_validate_json(pack), role, context)
 
 
 LOOKS = ("colour", "pattern", "material")

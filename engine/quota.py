@@ -58,8 +58,11 @@ class Tally:
     """Counts what is accepted while a run goes on. A candidate counts as accepted by a person's verdict if there is one,
     else by the policy of the run."""
 
-    def __init__(self, quota: Quota, classes: Sequence[str], policy: Policy) -> None:
-        self.quota, self._policy = quota, policy
+    def __init__(
+        self, quota: Quota, classes: Sequence[str], policy: Policy, names: Mapping[int, str] | None = None
+    ) -> None:
+        """`names` maps category ids to names: a candidate may be of another class than the one it was made for."""
+        self.quota, self._policy, self._names = quota, policy, names or {}
         self.classes = {name: ClassTally(wanted=quota.accepted) for name in classes}
         self.cost = 0.0
 
@@ -67,7 +70,8 @@ class Tally:
         """Count a candidate that was made for the class `name`."""
         mine = self.classes[name]
         mine.attempts += 1
-        automatic = self._policy.decide(candidate.kind, {score.filter: score.value for score in scores})
+        own = self._names.get(candidate.category_id or 0, name)
+        automatic = self._policy.decide(candidate.kind, {score.filter: score.value for score in scores}, own)
         decided = candidate.human if candidate.human in ("accept", "edit", "reject") else None
         mine.accepted += decided != "reject" if decided else automatic is True
 

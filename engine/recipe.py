@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from db.errors import NotFound, WinnowError
 from db.records import Kind, Rule
@@ -46,9 +46,12 @@ class Step(_Strict):
 
 
 class Threshold(_Strict):
+    """A rule of the policy. With `classes`, it takes the place of the filter's other rules for candidates of those classes."""
+
     filter: str
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(None, allow_inf_nan=False)
+    at_most: float | None = Field(None, allow_inf_nan=False)
+    classes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _known(self) -> Threshold:
@@ -56,11 +59,34 @@ class Threshold(_Strict):
             raise ValueError(f"unknown filter {self.filter!r}; known: {', '.join(FILTERS)}")
         if self.at_least is None and self.at_most is None:
             raise ValueError(f"filter {self.filter!r} needs at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"nothing is both at least {self.at_least:g} and at most {self.at_most:g}")
         return self
 
-    def rule(self) -> Rule:
+    def rule(self, group: str = "") -> Rule:
         kinds = tuple(sorted(FILTERS[self.filter].kinds))
-        return Rule(filter=self.filter, at_least=self.at_least, at_most=self.at_most, kinds=kinds)
+        return Rule(
+            filter=self.filter,
+            at_least=self.at_least,
+            at_most=self.at_most,
+            kinds=kinds,
+            group=group,
+            classes=self.classes,
+        )
+
+
+class Alternatives(_Strict):
+    """Rules of which one has to pass."""
+
+    any: tuple[Threshold, ...] = Field(min_length=2)
+
+
+def _sort(entry: object) -> str:
+    """Which of the two an entry of the policy is; a mapping that has `any` is meant to be alternatives."""
+    return "any" if isinstance(entry, Alternatives) or (isinstance(entry, dict) and "any" in entry) else "rule"
+
+
+Term = Annotated[Annotated[Threshold, Tag("rule")] | Annotated[Alternatives, Tag("any")], Discriminator(_sort)]
 
 
 class Recipe(_Strict):
@@ -79,7 +105,7 @@ class Recipe(_Strict):
     filters: tuple[str, ...] = Field(
         description="scored for every candidate they apply to, whether or not the policy uses them"
     )
-    policy: tuple[Threshold, ...]
+    policy: tuple[Term, ...] = Field(description="all of them must pass; of the rules under `any`, one")
     text: str = ""
 
     @model_validator(mode="after")
@@ -87,7 +113,7 @@ class Recipe(_Strict):
         unknown = [name for name in self.filters if name not in FILTERS]
         if unknown:
             raise ValueError(f"unknown filters {unknown}; known: {', '.join(FILTERS)}")
-        unscored = [rule.filter for rule in self.policy if rule.filter not in self.filters]
+        unscored = [rule.filter for rule in self.rules() if rule.filter not in self.filters]
         if unscored:
             raise ValueError(f"the policy uses {unscored}, which `filters` does not score")
         paints_boxes = any(step.kind is Kind.INSTANCE for step in self.steps)
@@ -106,7 +132,14 @@ class Recipe(_Strict):
         return self.targets.of == "phrases"
 
     def rules(self) -> list[Rule]:
-        return [threshold.rule() for threshold in self.policy]
+        """The policy as the store keeps it."""
+        rules: list[Rule] = []
+        for number, term in enumerate(self.policy, 1):
+            if isinstance(term, Alternatives):
+                rules += [threshold.rule(f"any {number}") for threshold in term.any]
+            else:
+                rules.append(term.rule())
+        return rules
 
 
 def recipes() -> list[Recipe]:

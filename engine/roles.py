@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,18 +25,41 @@ from engine.prompts import Pair
 @dataclass(frozen=True)
 class Context:
     """What a backend may look at while it works: the store, the data set of the run, where to compute. `prompts` are
-    names and digests of the versions that the run began with; those in force when it is empty."""
+    names and digests of the versions that the run began with; those in force when it is empty. `pack` names the model
+    pack whose embedder, aesthetics and detector the filters use; none of them is there without it."""
 
     store: Store
     dataset_id: int
     device: str = "cpu"
     prompts: tuple[tuple[str, str], ...] = ()
+    pack: str | None = None
+
+    def embedder(self) -> Embedder | None:
+        """The pack's embedder, None when it has none. Raises WinnowError when it cannot be loaded."""
+        return self._role("embedder")
+
+    def aesthetics(self) -> Aesthetics | None:
+        """The pack's judge of looks, None when it has none. Raises WinnowError when it cannot be loaded."""
+        return self._role("aesthetics")
 
     def detector(self) -> Detector | None:
-        """The newest detector that was trained here on this data set, None when there is none yet."""
+        """The pack's detector, else the newest that was trained here on this data set, None when there is none yet.
+        Raises WinnowError when it cannot be loaded."""
+        named = self._role("detector")
+        return named if named is not None else self._trained()
+
+    def _trained(self) -> Detector | None:
         runs = self.store.ledger.runs(kind=RunKind.TRAIN, state=State.DONE, dataset_id=self.dataset_id, limit=1)
         folder = model_folder(self.store.home, runs[0].id) if runs else None
         return _load_detector(folder, self.device) if folder and folder.is_dir() else None
+
+    def _role(self, role: str) -> Any:
+        from engine.packs import load_pack  # packs know contexts
+
+        pack = load_pack(self.pack, self.store.home) if self.pack else None
+        if pack is None or getattr(pack, role) is None:
+            return None
+        return kept(Context(self.store, self.dataset_id, self.device), pack.model_dump_json(), role)
 
 
 def model_folder(home: Path, run_id: int) -> Path:
@@ -49,6 +72,20 @@ def _load_detector(folder: Path, device: str) -> Detector:
     from engine.backends.mmdet_detector import MMDetDetector
 
     return MMDetDetector(folder, device)
+
+
+def detector_in(context: Context, model: str) -> Detector:
+    """The detector in a folder of the kind that a train run leaves. Raises WinnowError when there is none in it."""
+    return _load_detector(Path(model).expanduser(), context.device)
+
+
+@lru_cache(maxsize=8)
+def kept(context: Context, pack: str, role: str) -> Any:
+    """The backend of a role of a pack (given as JSON), kept between the runs of one process: loading a model may take longer
+    than using it. Raises WinnowError as `engine.packs.backend` does."""
+    from engine.packs import Pack, backend
+
+    return backend(Pack.model_validate_json(pack), role, context)
 
 
 class Foil(Record, frozen=True, kw_only=True):
@@ -140,4 +177,37 @@ class Painter(Protocol):
 class Detector(Protocol):
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Boxes, scores in [0, 1] and classes for each image."""
+        ...
+
+
+class PictureEmbedder(Protocol):
+    """`name` is the model with its revision or digest, `precision` how it computes, `width` the length of its vectors.
+    One that also has `fit(image)` gives by it an image of the size that it looks at, of which its vector is the same."""
+
+    name: str
+    precision: str
+    width: int
+    batch_size: int
+
+    def __hash__(self) -> int: ...
+
+    def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(n, width) float32 unit vectors."""
+        ...
+
+
+class Embedder(PictureEmbedder, Protocol):
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, width) float32 unit vectors in the same space: products are cosine similarities."""
+        ...
+
+
+class Aesthetics(Protocol):
+    name: str
+    width: int
+
+    def __hash__(self) -> int: ...
+
+    def rate(self, vectors: np.ndarray) -> np.ndarray:
+        """(n,) float32 of (n, width) unit vectors of whole images: about 1, ugly, to 10, beautiful."""
         ...

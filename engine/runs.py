@@ -19,6 +19,7 @@ from engine.control import Control, Stopped
 from engine.examples import accepted_pairs
 from engine.filters import FILTERS
 from engine.generate import Generator, Made
+from engine.lab import refuse_unknown
 from engine.packs import Pack, load_pack, prompt_digests
 from engine.presets import PRESETS, TrainOptions
 from engine.prompts import Pair
@@ -34,6 +35,7 @@ from engine.targets import choose, choose_by_class
 TARGETS_PER_SHARD = 32
 AT_ONCE = 8  # targets made together, so that models can batch; what is made is stored after each such part
 CANDIDATES_PER_SHARD = 128
+SCORED_AT_ONCE = 64  # candidates
 PREVIEW = 4
 
 # Starting
@@ -58,6 +60,7 @@ def start_generate(
     """
     chosen = load_pack(pack, store.home)
     _check(recipe, chosen)
+    refuse_unknown(recipe.rules(), FILTERS, {category.name for category in store.datasets.categories(dataset_id)})
     amount = PREVIEW if preview else amount
     policy = store.review.save_policy(recipe.name, recipe.rules())
     options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
@@ -180,7 +183,7 @@ def start_filter(store: Store, *, dataset_id: int, filters: Sequence[str], of_ru
     unknown = [name for name in filters if name not in FILTERS]
     if unknown:
         raise NotFound("filter", unknown[0], list(FILTERS))
-    options = {"filters": list(filters), "of_run": of_run.id}
+    options = {"filters": list(filters), "of_run": of_run.id, "pack": of_run.options.get("pack")}
     return store.ledger.create_run(
         RunKind.FILTER,
         f"Scores for run {of_run.id}",
@@ -313,7 +316,7 @@ def _generator(store: Store, run: Run) -> Generator:
     assert run.dataset_id is not None
     recipe = parse(run.recipe, f"the recipe of run {run.id}")
     options = run.options
-    context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()))
+    context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()), pack=options["pack"])
     pairs = convert(options.get("pairs", []), tuple[Pair, ...])
     return Generator(context, recipe, load_pack(options["pack"], store.home), seed=run.seed, pairs=pairs)
 
@@ -353,7 +356,8 @@ def _fill_quota(store: Store, run: Run, shard: Shard, control: Control, generato
     assert run.dataset_id is not None
     classes: dict[str, list[str]] = shard.payload["classes"]
     policy = store.review.policy(run.options["policy_id"])
-    tally = Tally(Quota.model_validate(run.options["quota"]), list(classes), policy)
+    names = {category.id: category.name for category in store.datasets.categories(run.dataset_id)}
+    tally = Tally(Quota.model_validate(run.options["quota"]), list(classes), policy, names)
     variants = sum(step.variants for step in generator.recipe.steps)
     for number, (attempt, part) in enumerate(attempts(classes, tally, AT_ONCE)):
         if control.stop_requested():
@@ -405,9 +409,9 @@ def _score_and_count(
 
 def _filter(store: Store, run: Run, shard: Shard, control: Control) -> None:
     assert run.dataset_id is not None
-    context = Context(store, run.dataset_id)
+    context = Context(store, run.dataset_id, pack=run.options.get("pack"))
     done = 0
-    for number, part in enumerate(_parts(shard.payload["candidates"], 16)):
+    for number, part in enumerate(_parts(shard.payload["candidates"], SCORED_AT_ONCE)):
         if control.stop_requested():
             raise Stopped
         begun = time.monotonic()

@@ -60,6 +60,8 @@ class Wanted(BaseModel):
     category: RowId | None = None
     human: Literal["undecided", "accept", "reject", "edit", "skip", "any"] = "undecided"
     order: str = Field("oldest", max_length=120)
+    selection: str | None = Field(None, min_length=1, max_length=80)  # a token of the threshold lab
+    audit: RowId | None = None
 
     def queue(self) -> Queue:
         return Queue(
@@ -69,12 +71,15 @@ class Wanted(BaseModel):
             category_id=self.category,
             human=self.human,
             order=self.order,
+            selection=self.selection,
+            audit=self.audit,
         )
 
 
 class Asked(Wanted):
     cursor: str = Field("", max_length=400)
     limit: int = Field(32, ge=1, le=100)
+    reviewer: str = Field("local", max_length=200)  # whose looks of an audit are behind them
 
 
 class Counted(Wanted):
@@ -96,7 +101,7 @@ class Delivered(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return NewVerdict(**msgspec.structs.asdict(self))
 
 
-class _Route(APIRoute):
+class Route(APIRoute):
     """Turns the errors meant for people into JSON; bugs go on to the server's log."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
@@ -106,9 +111,9 @@ class _Route(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:
-                return _json({"error": _sentence(error)}, 422)
+                return answer({"error": _sentence(error)}, 422)
             except WinnowError as error:
-                return _json({"error": str(error)}, _status(error))
+                return answer({"error": str(error)}, _status(error))
 
         return answered
 
@@ -127,14 +132,14 @@ def _sentence(error: RequestValidationError) -> str:
     return "; ".join(parts)
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def answer(value: Any, status: int = 200) -> Response:
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def router(store: Store) -> APIRouter:
     """All routes on one store. Include them before Gradio is mounted at "/", which swallows what comes later."""
-    routes = APIRouter(route_class=_Route)
+    routes = APIRouter(route_class=Route)
     _add_review(routes, store)
     _add_media(routes, store, Thumbs(store.blobs, store.home / "thumbs"))
     _add_static(routes)
@@ -148,22 +153,25 @@ def _add_review(routes: APIRouter, store: Store) -> None:
     @routes.get("/api/review/setup")
     def setup(dataset: Annotated[RowId | None, Query()] = None) -> Response:
         """What the controls of the page offer, for the named data set or the one worked on last."""
-        return _json(_setup(store, dataset))
+        return answer(_setup(store, dataset))
 
     @routes.get("/api/review/next")
     def following(asked: Annotated[Asked, Query()]) -> Response:
         """Cards, and the cursor of the page after them."""
         store.datasets.get(asked.dataset)
-        found, cursor = store.review.page(asked.queue(), cursor=_cursor(asked.cursor), limit=asked.limit)
+        start = _cursor(asked.cursor) or _looked(store, asked)
+        found, cursor = store.review.page(asked.queue(), cursor=start, limit=asked.limit)
         shown = None if cursor is None else msgspec.json.encode(cursor).decode()
-        return _json({"cards": views.cards(store, found), "next": shown})
+        cards = views.cards(store, found)
+        blind = asked.audit is not None and store.audits.audit(asked.audit).hide
+        return answer({"cards": [_blind(card) for card in cards] if blind else cards, "next": shown})
 
     @routes.get("/api/review/counts")
     def counts(wanted: Annotated[Counted, Query()]) -> Response:
         """How many of the queue's candidates are in which state; what the policies say only when asked, since it
         takes longer."""
         known = store.review.policies(wanted.dataset) if wanted.policies else {}
-        return _json(store.review.counts(wanted.queue(), known))
+        return answer(store.review.counts(wanted.queue(), known))
 
     @routes.get("/api/review/history")
     def history(
@@ -172,21 +180,21 @@ def _add_review(routes: APIRouter, store: Store) -> None:
         limit: Annotated[int, Query(ge=1, le=50)] = 20,
     ) -> Response:
         """The latest verdicts of a reviewer that still stand, newest first, each with its card: what undo takes back."""
-        return _json(_history(store, dataset, reviewer, limit))
+        return answer(_history(store, dataset, reviewer, limit))
 
-    @routes.post("/api/review/verdicts", dependencies=[Depends(_from_our_pages)])
+    @routes.post("/api/review/verdicts", dependencies=[Depends(from_our_pages)])
     async def verdicts(request: Request) -> Response:
         """Append verdicts. Answers what became of each, in order; sending one twice is harmless."""
         delivered = _verdicts(await _body(request))
         try:
-            return _json(await run_in_threadpool(store.review.decide, delivered))
+            return answer(await run_in_threadpool(store.review.decide, delivered))
         except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
             raise Refused(503, str(error)) from error
 
 
 def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
     datasets = store.datasets.list()
-    chosen = _chosen(store, datasets, dataset)
+    chosen = chosen_dataset(store, datasets, dataset)
     runs = store.ledger.runs(kind=RunKind.GENERATE, dataset_id=chosen, limit=200) if chosen else []
     policies = list(store.review.policies(chosen).values()) if chosen else []
     return {
@@ -199,7 +207,7 @@ def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
     }
 
 
-def _chosen(store: Store, datasets: Sequence[Dataset], wanted: int | None) -> int | None:
+def chosen_dataset(store: Store, datasets: Sequence[Dataset], wanted: int | None) -> int | None:
     """The wanted data set, or that of the latest generation, or the newest."""
     if wanted is not None:
         return store.datasets.get(wanted).id
@@ -207,6 +215,21 @@ def _chosen(store: Store, datasets: Sequence[Dataset], wanted: int | None) -> in
     if latest and latest[0].dataset_id is not None:
         return latest[0].dataset_id
     return datasets[-1].id if datasets else None
+
+
+def _looked(store: Store, asked: Asked) -> list[Any]:
+    """Where a reviewer goes on in an audit: after the last of the items they looked at without leaving one out."""
+    if asked.audit is None:
+        return []
+    items = store.audits.looked(asked.audit)
+    upto = next((item.position for item in items if not item.gone and asked.reviewer not in item.verdicts), len(items))
+    return [upto - 1] if upto else []
+
+
+def _blind(card: dict[str, Any]) -> dict[str, Any]:
+    """A card without what filters and policy say, and without earlier verdicts."""
+    hidden = {"says": "pending", "by": "Hidden while this audit goes on.", "name": ""}
+    return card | {"scores": [], "policy": hidden, "human": None}
 
 
 def _cursor(text: str) -> list[Any]:
@@ -237,7 +260,7 @@ def _remembered(verdict: Verdict, card: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _from_our_pages(request: Request) -> None:
+def from_our_pages(request: Request) -> None:
     if "x-winnow" not in request.headers:
         raise Refused(403, "The header X-Winnow is missing: verdicts are taken from the studio's own pages only.")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":

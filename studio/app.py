@@ -23,7 +23,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import WinnowError
-from studio import rest
+from studio import lab_api, rest
 from studio.api import router
 from studio.context import Studio, open_studio
 from studio.pages import PAGES
@@ -59,6 +59,7 @@ def create_app(home: Path, *, queue_url: str = "") -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     app.include_router(rest.router(studio))
     app.include_router(router(studio.store))
+    app.include_router(lab_api.router(studio.store))
     _mount(app, studio)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from db.errors import WinnowError
-from db.records import Run, State
+from db.records import Kind, Run, State
 from db.store import Store
 from engine.packs import DEFAULT_PACK
 from studio import actions
@@ -198,13 +198,34 @@ def again(
 def report(
     run: Annotated[int, typer.Argument(help="id of a generate run")], home: Home = None, as_json: Json = False
 ) -> None:
-    """How varied the negative texts of a run are, what was accepted of each sort, and what an accepted one cost."""
+    """What policy and people accepted, where they differ, what it cost, and how varied the negative texts are."""
+    from engine import run_report
     from engine.diversity import of_run
     from studio.views import variety
 
     with studio_at(home) as studio:
-        found = of_run(studio.store, run)
-    show(found, as_json, "\n".join(variety(found)))
+        found, texts = run_report.report(studio.store, run), of_run(studio.store, run)
+    told = [*run_report.lines(found), *(variety(texts) if texts.negatives else [])]
+    show({"report": found, "texts": texts}, as_json, "\n".join(told))
+
+
+@app.command()
+def learn(
+    dataset: str,
+    kind: Annotated[Kind, typer.Option(help="which candidates")] = Kind.INSTANCE,
+    seed: Seed = 0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the learned filter on the verdicts given so far, and say whether it beats the best single filter."""
+    from engine import learned
+    from engine.filters import FILTERS
+
+    with studio_at(home) as studio:
+        chosen = studio.store.datasets.get(dataset)
+        rules = [one.default for one in FILTERS.values()]
+        report = learned.learn(studio.store, chosen.id, kind, rules=rules, seed=seed).report
+    show(report, as_json, report.says)
 
 
 @app.command()
@@ -343,10 +364,10 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="import, review or paint")],
+    name: Annotated[str, typer.Argument(help="import, review, paint, filter or lab")],
     scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
     model: Annotated[
-        str | None, typer.Option(help="for paint: a folder or hub id instead of the pocket painter")
+        str | None, typer.Option(help="for paint and filter: a folder or hub id instead of their own model")
     ] = None,
     as_json: Json = False,
 ) -> None:

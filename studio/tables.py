@@ -11,7 +11,7 @@ from db.records import Category, Dataset, Fault, LogLine, Run, Shard, Snapshot, 
 from engine.filters import FILTERS
 from engine.packs import Pack
 from engine.presets import Preset
-from engine.recipe import Recipe
+from engine.recipe import Alternatives, Recipe, Threshold
 from studio.markup import Html, facts, join, table, tag
 
 PRESENT = 60  # seconds after which a silent worker counts as gone
@@ -81,7 +81,7 @@ def classes(counted: Sequence[tuple[Category, int, int]]) -> Html:
 
 def recipe(chosen: Recipe, pack: Pack) -> Html:
     titles = [FILTERS[name].title for name in chosen.filters]
-    rules = [f"{FILTERS[rule.filter].title} {_bounds(rule.at_least, rule.at_most)}" for rule in chosen.policy]
+    rules = [" or ".join(map(_threshold, _rules(term))) for term in chosen.policy]
     return join(
         tag("h2", chosen.title),
         facts(
@@ -103,6 +103,15 @@ def recipe(chosen: Recipe, pack: Pack) -> Html:
 
 def _list(values: Sequence[str]) -> str:
     return ", ".join(values)
+
+
+def _rules(term: Threshold | Alternatives) -> Sequence[Threshold]:
+    return term.any if isinstance(term, Alternatives) else (term,)
+
+
+def _threshold(rule: Threshold) -> str:
+    classes = f" for {_list(rule.classes)}" if rule.classes else ""
+    return f"{FILTERS[rule.filter].title} {_bounds(rule.at_least, rule.at_most)}{classes}"
 
 
 def _bounds(low: float | None, high: float | None) -> str:

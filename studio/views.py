@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from db.records import Box, Candidate, Image, Kind, Policy, Rule, Run, Score
+from db.records import Box, Candidate, Decided, Image, Kind, Policy, Rule, Run, Score, Term
 from db.store import Store
 from engine.diversity import Diversity, Share
 from engine.filters import FILTERS
@@ -150,7 +150,8 @@ def card(
     title, question = KINDS[candidate.kind]
     own = next((box for box in boxes if box.id == candidate.box_id), None)
     before_xyxy = own.xyxy if own else candidate.xyxy if candidate.digest is None else None
-    rules = [rule for rule in policy.rules if rule.speaks_of(candidate.kind)] if policy else []
+    category = names.get(candidate.category_id or 0)
+    rules = [rule for term in policy.terms(candidate.kind, category) for rule in term] if policy else []
     return {
         "id": candidate.id,
         "kind": str(candidate.kind),
@@ -163,7 +164,7 @@ def card(
         "others": [{"xyxy": box.xyxy, "label": names.get(box.category_id or 0, "")} for box in boxes if box is not own],
         "texts": texts(candidate),
         "scores": score_rows(scores, rules),
-        "policy": decision(candidate.kind, scores, policy),
+        "policy": decision(candidate.kind, scores, policy, category),
         "provenance": provenance(candidate, image, run),
     }
 
@@ -231,24 +232,39 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def decision(kind: Kind, scores: Sequence[Score], policy: Policy | None) -> Json:
+def decision(kind: Kind, scores: Sequence[Score], policy: Policy | None, category: str | None = None) -> Json:
     """What the policy says, and by which rule: `{"says": accept | reject | pending, "by": sentence, "name"}`."""
     if policy is None:
         return {"says": "pending", "by": "This run has no policy.", "name": ""}
     values = {score.filter: score.value for score in scores}
-    rules = [rule for rule in policy.rules if rule.speaks_of(kind)]
-    says = {True: "accept", False: "reject", None: "pending"}[policy.decide(kind, values)]
-    return {"says": says, "by": _by(says, rules, values), "name": f"{policy.name} v{policy.version}"}
+    decided = policy.explain(kind, values, category)
+    says = {True: "accept", False: "reject", None: "pending"}[decided.says]
+    by = _by(decided, policy.terms(kind, category), values)
+    return {"says": says, "by": by, "name": f"{policy.name} v{policy.version}"}
 
 
-def _by(says: str, rules: Sequence[Rule], values: Mapping[str, float | None]) -> str:
-    if not rules:
+def _by(decided: Decided, terms: Sequence[Term], values: Mapping[str, float | None]) -> str:
+    """Which rules decided, in a sentence: "Fails: Seam 4.2 > 3." """
+    if not terms:
         return "No rule speaks of this kind."
-    if says == "accept":
-        return "The one rule passes." if len(rules) == 1 else f"All {len(rules)} rules pass."
-    wanted = False if says == "reject" else None
-    titles = [_title(rule.filter) for rule in rules if rule.passes(values.get(rule.filter)) is wanted]
-    return f"{'Fails' if says == 'reject' else 'No value for'}: {', '.join(titles)}."
+    if decided.says and all(len(term) == 1 for term in terms):
+        return "The one rule passes." if len(terms) == 1 else f"All {len(terms)} rules pass."
+    if decided.says is None:
+        return f"No value for: {', '.join(_title(rule.filter) for rule in decided.because)}."
+    lead = "Passes" if decided.says else "Fails"
+    return f"{lead}: {', '.join(_comparison(rule, values[rule.filter]) for rule in decided.because)}."
+
+
+def _comparison(rule: Rule, value: float | None) -> str:
+    """A value beside the bound that it violates, or beside those that it keeps: `Seam 4.2 > 3`, `Seam 2, asked ≤ 3`."""
+    assert value is not None
+    own = f" for {', '.join(rule.classes)}" if rule.classes else ""
+    said = f"{_title(rule.filter)} {number(value)}"
+    if rule.at_most is not None and value > rule.at_most:
+        return f"{said} > {number(rule.at_most)}{own}"
+    if rule.at_least is not None and value < rule.at_least:
+        return f"{said} < {number(rule.at_least)}{own}"
+    return f"{said}, asked {bounds(rule)}{own}"
 
 
 def _title(name: str) -> str:
@@ -279,7 +295,11 @@ def orders(policies: Sequence[Policy]) -> list[Json]:
         {"value": "oldest", "title": "As they were made"},
         {"value": "random", "title": "Random (a fair sample)"},
         {"value": "class", "title": "By class"},
+        {"value": "quota", "title": "Class with fewest accepted"},
     ]
+    if policies:
+        found.append({"value": "disagree", "title": "Filters disagree"})
+        found.append({"value": "value", "title": "Highest value of a look"})
     rules = {rule.filter: rule for policy in policies for rule in policy.rules}
     for name, rule in sorted(rules.items()):
         title = _title(name).lower()

@@ -85,7 +85,7 @@ def test_a_card_tells_what_the_policy_says_and_why(client: TestClient, dataset: 
     cards = following(client, dataset)["cards"]
     told = [(card["policy"]["says"], card["policy"]["by"], card["scores"][0]["state"]) for card in cards[::1]]
     assert told[0] == ("accept", "The one rule passes.", "pass")
-    assert told[1] == ("reject", "Fails: Seam.", "fail")
+    assert told[1] == ("reject", "Fails: Seam 4 > 3.", "fail")
     assert told[4] == ("pending", "No value for: Seam.", "missing")
     assert cards[1]["scores"][0] | {"help": ""} == {
         "filter": "seam", "title": "Seam", "help": "", "value": "4", "rule": "≤ 3", "state": "fail", "reason": "steps 4.0",

@@ -7,6 +7,7 @@ hub's repository where it has none of its own: so its revision is known, and no 
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from huggingface_hub import constants
 from open_clip.transform import center_crop_or_pad
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch.nn.functional import normalize
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as pixels
@@ -53,9 +55,10 @@ class OpenCLIPEmbedder:
         if batch_size < 1:
             raise WinnowError(f"batch_size is {batch_size}, it should be 1 or more.")
         self._device, self._batch = hub.device_of(device), batch_size
+        self.batch_size = batch_size
         precision = hub.dtype_of(dtype, self._device)
         source = _source(model, pretrained, revision)
-        self.name = source.name
+        self.name, self.precision = source.name, PRECISIONS[precision]
         self._model, self._tokenizer = _load(source, self._device, precision)
         self._form = open_clip.get_model_preprocess_cfg(self._model)
         self._dtype = precision
@@ -67,6 +70,11 @@ class OpenCLIPEmbedder:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(f"Image {place} is {image.dtype} {image.shape}, it should be uint8 (H, W, 3).")
         return self._embedded(self._encode_images, images)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """The image at the size that the model looks at, HxWx3 uint8, where `images` need not scale it any more. Several
+        threads may do this at once."""
+        return fitted(torch.tensor(image).permute(2, 0, 1), self._form).permute(1, 2, 0).contiguous().numpy()
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32 unit vectors. What exceeds the model's context length is not read."""
@@ -120,6 +128,34 @@ def fitted(image: torch.Tensor, form: Mapping[str, Any]) -> torch.Tensor:
     ratio = max(ratios) if form["resize_mode"] == "longest" else min(ratios)
     resized = pixels.resize(image, [max(round(side / ratio), 1) for side in image.shape[1:]], way)
     return center_crop_or_pad(resized, [height, width], fill=form["fill_color"])
+
+
+# What a bench compares with
+
+
+def random_model(folder: Path, architecture: str) -> Path:
+    """A model of one of open_clip's own shapes ("ViT-B-16") with random weights, the same every time, as a folder."""
+    torch.manual_seed(0)
+    folder.mkdir(parents=True)
+    weights = {name: part.contiguous() for name, part in open_clip.create_model(architecture).state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    parts = {"model_cfg": open_clip.get_model_config(architecture), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(parts))
+    return folder
+
+
+def bare_forward(embedder: OpenCLIPEmbedder, images: Sequence[np.ndarray], batch: int) -> Callable[[], torch.Tensor]:
+    """A call that runs nothing but the embedder's model over these images, which are made ready here."""
+    form, device = embedder._form, embedder._device
+    stacked = torch.stack([fitted(torch.tensor(image).permute(2, 0, 1), form) for image in images])
+    scaled = pixels.to_dtype(stacked, torch.float32, scale=True)
+    ready = pixels.normalize(scaled, list(form["mean"]), list(form["std"])).to(device, embedder._dtype)
+
+    def forward() -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([embedder._model.encode_image(part).cpu() for part in ready.split(batch)])
+
+    return forward
 
 
 # Where a model is

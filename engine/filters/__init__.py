@@ -1,15 +1,18 @@
-"""Filters: each gives a candidate one number and the sentence that explains it. These need no weights.
+"""Filters: each gives a candidate one number and the sentence that explains it. Those that need a
+model take it from the model pack, and give no value where there is none.
 
 A filter's value is raw; what is good enough is said by a policy, and moving its threshold is a query.
 """
 
 from __future__ import annotations
 
-from db.records import Rule
-from engine.filters import boxes, detector, pixels, texts
+from db.records import Kind, Rule
+from engine.filters import boxes, detector, duplicates, embedded, learning, looks, pixels, texts
 from engine.filters.judgement import IMAGES, TEXTS, Filter, Judgement, each
 
 __all__ = ["FILTERS", "Filter", "Judgement"]
+
+LEAST_ABOVE = 1e-6  # rules say "at least", and here 0, a picture that is on neither side, is not good enough
 
 FILTERS: dict[str, Filter] = {
     "text_duplicate": Filter(
@@ -148,14 +151,92 @@ FILTERS: dict[str, Filter] = {
         default=Rule(filter="overlap", at_most=0.5),
         judge=each(boxes.overlap),
     ),
+    "box_drift": Filter(
+        name="box_drift",
+        title="Box stayed in place",
+        help="IoU of the box that was asked for with the box fitted to what was painted; 1 means it did not move.",
+        kinds=IMAGES,
+        better="higher",
+        default=Rule(filter="box_drift", at_least=0.5),
+        judge=each(boxes.box_drift),
+    ),
+    "near_duplicate": Filter(
+        name="near_duplicate",
+        title="Near-duplicate",
+        help="How like the box's picture is to one that the same run made before for its class, by perceptual hash and, "
+        "where the pack has one, by embedder; 1 is the same.",
+        kinds=IMAGES,
+        better="lower",
+        default=Rule(filter="near_duplicate", at_most=0.96),
+        judge=duplicates.near_duplicate,
+    ),
     "detector_agreement": Filter(
         name="detector_agreement",
         title="Detector agreement",
-        help="Best overlap of the box with what the newest detector trained here sees of its class (Gen2Det asks for 0.3).",
+        help="Best overlap of the box with what the pack's detector, else the newest detector trained here, sees of its "
+        "class (Gen2Det asks for 0.3); the reason tells its score, or the class seen instead.",
         kinds=IMAGES,
         better="higher",
         default=Rule(filter="detector_agreement", at_least=0.3),
         judge=detector.detector_agreement,
+    ),
+    "clip_agreement": Filter(
+        name="clip_agreement",
+        title="Picture fits the text",
+        help="Cosine similarity of the box's picture with the text that should be true of it: the true text for a false one, "
+        "the negative text for a negative image, the class for an instance. Needs an embedder.",
+        kinds=frozenset(Kind),
+        better="higher",
+        default=Rule(filter="clip_agreement", at_least=0.2),
+        judge=embedded.compared(embedded.agreement),
+    ),
+    "clip_margin": Filter(
+        name="clip_margin",
+        title="Fits the right text better",
+        help="Similarity with the text that should be true, less that with the one that should be false (for an instance, "
+        "the best other class). Above 0 the picture takes the right side. Needs an embedder.",
+        kinds=frozenset(Kind),
+        better="higher",
+        default=Rule(filter="clip_margin", at_least=LEAST_ABOVE),
+        judge=embedded.compared(embedded.margin),
+    ),
+    "clip_delta": Filter(
+        name="clip_delta",
+        title="Gained by the edit",
+        help="By how much the edit raised the similarity of the box's picture with the negative text. Needs an embedder.",
+        kinds=frozenset((Kind.NEGATIVE_IMAGE,)),
+        better="higher",
+        default=Rule(filter="clip_delta", at_least=embedded.LEAST_RISE),
+        judge=embedded.compared(embedded.delta, before=True),
+    ),
+    "two_step": Filter(
+        name="two_step",
+        title="Two-step filter",
+        help="Enhanced Negatives' filter: -2 when size, shape or overlap of the box are out of bounds, else how far the "
+        "picture is on the negative text's side and the edit has brought it there. Above 0 is good. Needs an embedder.",
+        kinds=frozenset((Kind.NEGATIVE_IMAGE,)),
+        better="higher",
+        default=Rule(filter="two_step", at_least=LEAST_ABOVE),
+        judge=embedded.compared(embedded.two_step, before=True),
+    ),
+    "aesthetic": Filter(
+        name="aesthetic",
+        title="Looks",
+        help="Aesthetic rating of the whole image less the mean of the data set's own images, so 0 is Gen2Det's threshold. "
+        "Needs an embedder and an aesthetic head.",
+        kinds=IMAGES,
+        better="higher",
+        default=Rule(filter="aesthetic", at_least=0.0),
+        judge=looks.aesthetic,
+    ),
+    "learned": Filter(
+        name="learned",
+        title="Learned from verdicts",
+        help="How likely people are to accept it, going by all scores and the verdicts given so far (Report, or `winnow learn`).",
+        kinds=frozenset(Kind),
+        better="higher",
+        default=Rule(filter="learned", at_least=0.5),
+        judge=learning.learned,
     ),
 }
 """Every filter by name, in the order in which they are shown."""

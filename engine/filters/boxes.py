@@ -34,6 +34,24 @@ def _covered(xyxy: XYXY, by: XYXY) -> float:
     return max(width, 0.0) * max(height, 0.0) / area if area > 0 else 0.0
 
 
+def box_drift(subject: Subject) -> Judgement:
+    """IoU of the box that was asked for with the one that was fitted to what was painted."""
+    asked, xyxy = subject.candidate.detail.get("asked"), xyxy_of(subject)
+    if not isinstance(asked, list | tuple) or len(asked) != 4:
+        return Judgement(None, "the candidate does not say which box was asked for")
+    value = float(ious(np.array([asked], np.float64), xyxy)[0])
+    return Judgement(value, "the box is where it was asked for" if value == 1 else f"the boxes overlap by {value:.2f}")
+
+
+def ious(boxes: np.ndarray, xyxy: XYXY) -> np.ndarray:
+    """Intersection over union of (n, 4) boxes with one, (n,); 0 for boxes without area."""
+    one = np.array(xyxy, np.float64)
+    sides = np.clip(np.minimum(boxes[:, 2:], one[2:]) - np.maximum(boxes[:, :2], one[:2]), 0, None)
+    shared = sides.prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (one[2:] - one[:2]).prod() - shared
+    return shared / np.maximum(areas, 1e-9)
+
+
 def plausible_size(subjects: Sequence[Subject], context: Context) -> list[Judgement]:
     """How usual area, shape and place of the box are for its class: the least of the three two-sided tail probabilities
     of a normal distribution with the class's median, and on either side of it the class's outermost 2.5 %."""

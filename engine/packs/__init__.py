@@ -25,8 +25,15 @@ BACKENDS = {
     "paste": ("engine.backends.paste", "PastePainter", "painter: pastes an instance of the data set itself"),
     "hf_diffusers": ("engine.backends.hf_diffusers", "DiffusersPainter", "painter: an inpainting model, by diffusers"),
     "openclip": ("engine.backends.openclip", "OpenCLIPEmbedder", "embedder: a CLIP model, by open_clip"),
+    "aesthetic_head": ("engine.backends.aesthetic", "AestheticHead", "aesthetics: an MLP on the embedder's vectors"),
+    "hf_detector": (
+        "engine.backends.hf_detector",
+        "ZeroShotDetector",
+        "detector: Grounding DINO, OWLv2, ... by class name",
+    ),
+    "trained_detector": ("engine.roles", "detector_in", "detector: the folder of a model trained by Winnow"),
 }
-ROLES = ("writer", "painter", "embedder")
+ROLES = ("writer", "painter", "embedder", "aesthetics", "detector")
 
 
 class Role(BaseModel):
@@ -47,6 +54,8 @@ class Pack(BaseModel):
     writer: Role | None = None
     painter: Role | None = None
     embedder: Role | None = None
+    aesthetics: Role | None = None
+    detector: Role | None = None
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -123,7 +132,9 @@ def _lacks(role: Role) -> Iterator[str]:
     from engine.backends.hub import SHIPPED, downloads_allowed, locate
     from engine.outbound import allowed_endpoints, endpoint_of
 
-    model, url = role.options.get("model"), role.options.get("base_url")
+    model, url, file = (role.options.get(option) for option in ("model", "base_url", "file"))
+    if file is not None and not file.startswith(SHIPPED) and not Path(file).expanduser().is_file():
+        yield f"the file {file} is not there"
     if url is not None:
         if endpoint_of(url).origin not in {endpoint.origin for endpoint in allowed_endpoints()}:
             yield f"the endpoint {endpoint_of(url).origin} is not among those allowed by WINNOW_ENDPOINTS"

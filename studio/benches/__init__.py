@@ -24,4 +24,22 @@ def _paint(scale: float, model: str | None = None) -> dict[str, Any]:
     return run(scale, model)
 
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {"import": _imports, "review": _review, "paint": _paint}
+def _lab(scale: float) -> dict[str, Any]:
+    from studio.benches.lab import run
+
+    return run(scale)
+
+
+def _filter(scale: float, model: str | None = None) -> dict[str, Any]:
+    from studio.benches.filters import run
+
+    return run(scale, model)
+
+
+BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
+    "import": _imports,
+    "review": _review,
+    "paint": _paint,
+    "filter": _filter,
+    "lab": _lab,
+}

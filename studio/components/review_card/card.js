@@ -208,7 +208,7 @@ class Review {
 
   async start() {
     const address = new URLSearchParams(location.search);
-    this.query = { dataset: address.get("dataset"), run: address.get("run"), kind: address.get("kind"), order: address.get("order") ?? "oldest", human: address.get("human") ?? "undecided" };
+    this.query = { dataset: address.get("dataset"), run: address.get("run"), kind: address.get("kind"), order: address.get("order") ?? "oldest", human: address.get("human") ?? "undecided", selection: address.get("selection"), audit: address.get("audit") };
     if (this.outbox.unsaved) await this.outbox.flush();
     await this.open();
   }
@@ -228,7 +228,7 @@ class Review {
   }
 
   async load() {
-    this.deck = new Deck(this.query, this.query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : []);
+    this.deck = new Deck({ ...this.query, reviewer: this.reviewer }, this.query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : []);
     const scope = { dataset: this.query.dataset, reviewer: this.reviewer };
     const [history] = await Promise.all([get("/api/review/history", scope), this.deck.fill(), this.count()]);
     this.mine = history.reverse().map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) }));
@@ -254,7 +254,7 @@ class Review {
 
   choose(name) {
     this.query[name] = this.selects[name].value;
-    if (name === "dataset") Object.assign(this.query, { run: null, kind: null, order: "oldest" });
+    if (name === "dataset") Object.assign(this.query, { run: null, kind: null, order: "oldest", selection: null, audit: null });
     const given = Object.entries(this.query).filter(([, value]) => value);
     history.replaceState(null, "", `?${new URLSearchParams(given)}`);
     this.selects[name].blur();
