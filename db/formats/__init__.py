@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from db.document import Document
 from db.errors import NotFound, WinnowError
-from db.formats import coco, odvg, voc
-from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, locate, short
+from db.formats import archives, coco, d3, flickr30k, lvis, odvg, omnilabel, refcoco, voc, yolo
+from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, is_split, locate, short
 from db.records import Fault, Image
 
+SNIFFED = 4 * 2**20  # bytes at either end of a JSON file
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -27,14 +31,25 @@ class Format:
     name: str
     holds: str
     write: Callable[[Document, Path], list[str]]
+    place: Callable[[str], str] = "images/{}".format  # of an image in the folder, by its file name
 
 
 FORMATS = {
     "coco": Format("coco", "boxes, polygons, RLE masks, crowds, class ids, unknown fields", coco.write),
-    "voc": Format("voc", "boxes with whole or fractional corners, part and pose tags, splits", voc.write),
+    "voc": Format(
+        "voc", "boxes with whole or fractional corners, part and pose tags, splits", voc.write, "JPEGImages/{}".format
+    ),
     "odvg": Format(
         "odvg", "classes or captions with phrases, spans and boxes, for open-vocabulary detectors", odvg.write
     ),
+    "lvis": Format(
+        "lvis", "as coco, with classes that are absent or not boxed in full, and their frequency", lvis.write
+    ),
+    "yolo": Format("yolo", "boxes or single polygons in fractions of the image, splits", yolo.write, yolo.place),
+    "omnilabel": Format("omnilabel", "descriptions asked of images, boxes that several may name", omnilabel.write),
+    "d3": Format("d3", "descriptions asked of groups of images, boxes, masks", d3.write),
+    "flickr30k": Format("flickr30k", "captions with phrases, entities and whole-pixel boxes", flickr30k.write),
+    "refcoco": Format("refcoco", "as coco, with expressions that refer to one box each", refcoco.write),
 }
 
 
@@ -42,22 +57,49 @@ def sniff(path: Path) -> str:
     """The format of a file or folder. Raises WinnowError that says what was seen and what is understood."""
     if not path.exists():
         raise WinnowError(f"There is nothing at {path}.")
-    if path.is_file():
-        if path.suffix == ".jsonl":
-            return "odvg"
-        if path.suffix == ".json":
-            return "coco"
-    elif (path / "Annotations").is_dir():
-        return "voc"
-    elif _annotation_files(path, "*.jsonl"):
-        return "odvg"
-    elif _annotation_files(path, "*.json"):
-        return "coco"
+    found = _sniff_file(path) if path.is_file() else _sniff_folder(path)
+    if found is not None:
+        return found
     seen = path.name if path.is_file() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder"
     raise WinnowError(
-        f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO .json, an ODVG .jsonl, a folder with "
-        f"such files (one per split, named train, val, test), or a VOC folder with Annotations/ and JPEGImages/."
+        f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO, LVIS or "
+        f"OmniLabel .json, an ODVG .jsonl, a folder with such files (one per split, named train, val, test), a VOC folder "
+        f"with Annotations/ and JPEGImages/, a YOLO data.yaml, Flickr30k Entities (Annotations/ and Sentences/), RefCOCO "
+        f"(instances.json and refs(...).p), the four .pkl files of D3, and a .zip of any of these."
     )
+
+
+def _sniff_file(path: Path) -> str | None:
+    if path.name.startswith("refs(") and path.suffix in (".p", ".json"):
+        return "refcoco"
+    if path.suffix == ".json":
+        return _kind_of_json(path)
+    return {".jsonl": "odvg", ".yaml": "yolo", ".yml": "yolo"}.get(path.suffix)
+
+
+def _sniff_folder(path: Path) -> str | None:
+    annotations = (path / "Annotations").is_dir()
+    marks = {
+        "flickr30k": annotations and (path / "Sentences").is_dir(),
+        "voc": annotations,
+        "yolo": yolo.find_yaml(path) is not None,
+        "d3": d3.is_d3(path),
+        "refcoco": bool(refcoco.reference_files(path)),
+        "odvg": bool(_annotation_files(path, "*.jsonl")),
+    }
+    files = _annotation_files(path, "*.json")
+    return next((name for name, found in marks.items() if found), None) or (_kind_of_json(files[0]) if files else None)
+
+
+def _kind_of_json(path: Path) -> str:
+    """By keys at the beginning or the end of a file, which may be too large to be read twice."""
+    with path.open("rb") as file:
+        head = file.read(SNIFFED)
+        file.seek(max(len(head), path.stat().st_size - SNIFFED))
+        data = head + b" " + file.read(SNIFFED)
+    if all(f'"{key}"'.encode() in data for key in (lvis.NEGATIVE, lvis.PARTIAL)):
+        return "lvis"
+    return "omnilabel" if b'"descriptions"' in data and b'"image_ids"' in data else "coco"
 
 
 def read(
@@ -73,10 +115,11 @@ def read(
     Image files are looked for in `images`, else beside the annotations; each is decoded and checked unless
     `annotations_only`. Raises NotFound for an unknown format, BadDataset for a file that cannot be read at all.
     """
-    name = format or sniff(path)
-    if name not in FORMATS:
-        raise NotFound("format", name, list(FORMATS))
-    document, roots = _READERS[name](path)
+    if format is not None and format not in FORMATS:
+        raise NotFound("format", format, list(FORMATS))
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return _read_zip(path, format, images, annotations_only, progress)
+    document, roots = _READERS[format or sniff(path)](path, images)
     if not any(True for _ in document.images()) and not document.faults:
         empty = Fault(file=str(path), item="the data set", seen="no images", expected="at least one image")
         document.faults.append(empty)
@@ -85,6 +128,22 @@ def read(
     return _with_files(
         document, path, {split: [images] if images else found for split, found in roots.items()}, progress
     )
+
+
+def _read_zip(
+    path: Path, format: str | None, images: Path | None, annotations_only: bool, progress: Progress | None
+) -> Document:
+    """A data set in an archive. It is unpacked for as long as the document lives."""
+    place = tempfile.TemporaryDirectory(prefix="winnow-")
+    root = archives.unpack(path, Path(place.name))
+    document = read(root, format=format, images=images, annotations_only=annotations_only, progress=progress)
+    faults = [msgspec.structs.replace(f, file=f.file.replace(str(root), str(path), 1)) for f in document.faults]
+    file_of = document.file_of
+
+    def still_there(image: Image, place: tempfile.TemporaryDirectory[str] = place) -> Path | None:
+        return file_of(image)
+
+    return replace(document, faults=faults, file_of=still_there)
 
 
 def write(document: Document, folder: Path, format: str, *, with_images: bool = True) -> list[str]:
@@ -101,16 +160,16 @@ def write(document: Document, folder: Path, format: str, *, with_images: bool = 
     folder.mkdir(parents=True, exist_ok=True)
     losses = FORMATS[format].write(document, folder)
     if with_images:
-        _copy_images(document, folder / ("JPEGImages" if format == "voc" else "images"))
+        _copy_images(document, folder, FORMATS[format].place)
     return losses
 
 
-def _copy_images(document: Document, folder: Path) -> None:
+def _copy_images(document: Document, folder: Path, place: Callable[[str], str]) -> None:
     for image in document.images():
         source = document.file_of(image)
         if source is None:
             continue
-        target = folder / image.file_name
+        target = folder / place(image.file_name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 
@@ -119,18 +178,61 @@ def _check_file_names(document: Document) -> None:
     files: dict[str, Path | None] = {}
     for image in document.images():
         source = document.file_of(image)
+        if image.split and not is_split(image.split):
+            raise WinnowError(f"The split {image.split!r} cannot name a file; nothing was written.")
         if climbs(image.file_name):
             raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
         if files.setdefault(image.file_name, source) != source:
             raise WinnowError(f"Two different images are named {image.file_name!r}. Export their splits one by one.")
 
 
-def _read_coco(path: Path) -> tuple[Document, Roots]:
+def _read_coco(path: Path, images: Path | None) -> tuple[Document, Roots]:
     files = _splits(path, "*.json")
     return coco.read(files), _image_folders(path, files)
 
 
-def _read_odvg(path: Path) -> tuple[Document, Roots]:
+def _read_lvis(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    files = _splits(path, "*.json")
+    return lvis.read(files), _image_folders(path, files)
+
+
+def _read_omnilabel(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    files = _splits(path, "*.json")
+    roots = _image_folders(path, files)
+    return omnilabel.read(files, {split: [images] if images else found for split, found in roots.items()}), roots
+
+
+def _read_yolo(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    file = path if path.is_file() else yolo.find_yaml(path)
+    if file is None:
+        raise WinnowError(f"{path} has no data.yaml.")
+    document = yolo.read(file, images)
+    return document, _everywhere(document, [file.parent / "images", file.parent])
+
+
+def _read_d3(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    document = d3.read(path)
+    return document, _everywhere(document, [path / "images", path / "d3_images", path.parent / "d3_images", path])
+
+
+def _read_flickr30k(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    document = flickr30k.read(path)
+    return document, _everywhere(document, [path / "images", path / "flickr30k-images", path])
+
+
+def _read_refcoco(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    document = refcoco.read(path)
+    folder = path if path.is_dir() else path.parent
+    mscoco = [place / "images/mscoco/images/train2014" for place in (folder, folder.parent)]
+    return document, _everywhere(document, [folder / "images", *mscoco, folder])
+
+
+def _everywhere(document: Document, places: list[Path]) -> Roots:
+    """The same folders for every split."""
+    return {image.split: places for image in document.images()}
+
+
+def _read_odvg(path: Path, images: Path | None) -> tuple[Document, Roots]:
     files = _splits(path, "*.jsonl")
     labels = sorted(next(iter(files.values())).parent.glob("*label_map*.json"))
     return odvg.read(files, labels[0] if labels else None), _image_folders(path, files)
@@ -147,13 +249,22 @@ def _image_folders(path: Path, files: dict[str, Path]) -> Roots:
     return roots
 
 
-def _read_voc(path: Path) -> tuple[Document, Roots]:
+def _read_voc(path: Path, images: Path | None) -> tuple[Document, Roots]:
     document = voc.read(path)
-    roots = [path / "JPEGImages", path / "images", path]
-    return document, {image.split: roots for image in document.images()}
+    return document, _everywhere(document, [path / "JPEGImages", path / "images", path])
 
 
-_READERS = {"coco": _read_coco, "odvg": _read_odvg, "voc": _read_voc}
+_READERS = {
+    "coco": _read_coco,
+    "voc": _read_voc,
+    "odvg": _read_odvg,
+    "lvis": _read_lvis,
+    "yolo": _read_yolo,
+    "omnilabel": _read_omnilabel,
+    "d3": _read_d3,
+    "flickr30k": _read_flickr30k,
+    "refcoco": _read_refcoco,
+}
 
 
 def _splits(path: Path, pattern: str) -> dict[str, Path]:

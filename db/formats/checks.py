@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeGuard
 
 from PIL import ExifTags
 from PIL import Image as Picture
@@ -23,6 +24,7 @@ SUFFIXES = {"JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "WEBP": {".webp"}}
 MAX_PIXELS = 64_000_000
 ORIENTATION = ExifTags.Base.Orientation
 PLAIN = re.compile(r"[\w][\w./ -]*")  # names that are relative on every system
+SPLIT = re.compile(r"[\w][\w .+()-]{0,99}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 SLACK = 0.5  # pixels a box may stand out of its image: annotation tools round
 LARGEST = 1e15  # of a coordinate or area: above, a double no longer tells neighbouring tenths apart
@@ -51,7 +53,7 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -WHOLE <= value < WHOLE
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """A string that can be stored: half a surrogate pair cannot be encoded."""
     return isinstance(value, str) and (value.isascii() or not SURROGATE.search(value))
 
@@ -127,6 +129,11 @@ def climbs(name: str) -> bool:
     windows = PureWindowsPath(name)
     parts = set(PurePosixPath(name).parts) | set(windows.parts)
     return not name or "\0" in name or ".." in parts or name.startswith(("/", "\\")) or bool(windows.drive)
+
+
+def is_split(value: object) -> bool:
+    """Whether a text can be the name of a split, which becomes that of a file."""
+    return isinstance(value, str) and SPLIT.fullmatch(value) is not None
 
 
 def is_file(path: Path) -> bool:

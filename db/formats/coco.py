@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,7 @@ class UsualFile(File, forbid_unknown_fields=True):
     type: msgspec.Raw = msgspec.Raw()
 
 
+FAMILY = {"coco", "lvis", "refcoco"}  # formats that keep the same private fields
 KNOWN = ("images", "annotations", "categories")
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 CATEGORY_KEYS = {"id", "name", "frequency"}
@@ -143,7 +145,7 @@ class Split:
         ids, names = set(), set()
         for number, raw in enumerate(self.raw_categories):
             item = f"category #{number}"
-            if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not _is_name(raw.get("name")):
+            if not isinstance(raw, dict) or not is_id(raw.get("id")) or not _is_name(raw.get("name")):
                 self.faults.add(item, short(raw), "an object with an id and a name")
             elif not check_storable(self.faults, item, raw):
                 continue
@@ -162,31 +164,41 @@ class Split:
         ids: set[Id | None] = set()
         for number, raw in enumerate(self.raw_images):
             image = self._image(number, raw, ids, first + len(found))
-            if image is not None:
+            if image is not None and self.sound_image(image):
                 ids.add(image.source_id)
                 found.append(image)
         return found
 
+    def file_name(self, raw: dict[str, Any]) -> Any:
+        """The file name an image entry gives, None when it gives none."""
+        return raw.get("file_name")
+
+    def sound_image(self, image: Image) -> bool:
+        """What a format that builds on this one asks of an image besides; a fault when it is not so."""
+        return True
+
     def _image(self, number: int, raw: Any, ids: set[Id | None], ordinal: int) -> Image | None:
         item = f"image #{number}"
-        if not isinstance(raw, dict) or not _is_id(raw.get("id")) or not is_text(raw.get("file_name")):
+        name = self.file_name(raw) if isinstance(raw, dict) else None
+        if not isinstance(raw, dict) or not is_id(raw.get("id")) or not is_text(name):
             self.faults.add(item, short(raw), "an object with id, file_name, width and height")
             return None
         item = f"image id {raw['id']!r:.40} (#{number})"
         if raw["id"] in ids:
             self.faults.add(item, "the id a second time", "every image id once")
             return None
-        if climbs(raw["file_name"]):
-            self.faults.add(item, f"file name {short(raw['file_name'])}", "a path inside the folder of the images")
+        if climbs(name):
+            self.faults.add(item, f"file name {short(name)}", "a path inside the folder of the images")
             return None
         if not check_size(self.faults, item, raw.get("width"), raw.get("height")):
             return None
         extra = {key: value for key, value in raw.items() if key not in IMAGE_KEYS}
+        extra |= {} if "file_name" in raw else {"file_name": None}
         if not check_storable(self.faults, item, extra):
             return None
         return Image(
             id=ordinal,
-            file_name=raw["file_name"],
+            file_name=name,
             width=raw["width"],
             height=raw["height"],
             split=self.name,
@@ -227,7 +239,7 @@ class Split:
     def _sound(self, number: int, raw: Any, seen: set[Id]) -> bool:
         fields = _fields(raw)
         item = f"annotation #{number}"
-        if not isinstance(fields, dict) or not _is_id(fields.get("id")):
+        if not isinstance(fields, dict) or not is_id(fields.get("id")):
             self.faults.add(item, short(fields), "an object with an id")
             return False
         item = f"annotation id {short(fields['id'])} (#{number})"
@@ -305,23 +317,24 @@ class Split:
         )
 
 
-def read(files: dict[str, Path]) -> Document:
+def read(files: dict[str, Path], *, format: str = "coco", kind: type[Split] = Split) -> Document:
     """One document from `{split: file}`. What is wrong is in `faults`; the document holds the rest.
 
-    Raises BadDataset when a file cannot be read at all.
+    `kind` reads one file; a format that builds on COCO gives its own. Raises BadDataset when a file cannot be read at
+    all.
     """
     with without_gc():
-        return _read(files)
+        return _read(files, format, kind)
 
 
-def _read(files: dict[str, Path]) -> Document:
+def _read(files: dict[str, Path], format: str, kind: type[Split]) -> Document:
     faults: list[Fault] = []
     categories: list[Category] = []
     images: list[Image] = []
     parts: list[tuple[Split, list[int], int]] = []
     boxes = 0
     for name, path in files.items():
-        split = Split(path, name, Faults(str(path)))
+        split = kind(path, name, Faults(str(path)))
         own = split.categories()
         if not categories:
             categories = own
@@ -337,7 +350,7 @@ def _read(files: dict[str, Path]) -> Document:
         boxes += len(sound)
         faults += split.faults
     return Document(
-        format="coco",
+        format=format,
         categories=categories,
         info={"splits": {split.name: split.info for split, _, _ in parts}},
         images=lambda: images,
@@ -346,17 +359,57 @@ def _read(files: dict[str, Path]) -> Document:
     )
 
 
-def write(document: Document, folder: Path) -> list[str]:
+class Ids:
+    """Ids as the source gave them; what has none gets the numbers after the largest."""
+
+    def __init__(self, document: Document) -> None:
+        self._images = numbered((i.id, i.source_id) for i in document.images())
+        self._boxes = numbered((b.id, b.source_id) for b in document.boxes())
+        self._categories = numbered((c.id, c.source_id) for c in document.categories)
+
+    def image(self, ordinal: int) -> Id:
+        return self._images[ordinal]
+
+    def box(self, ordinal: int) -> Id:
+        return self._boxes[ordinal]
+
+    def category(self, ordinal: int) -> Id:
+        return self._categories[ordinal]
+
+
+def image_out(image: Image, ids: Ids, source: str) -> dict[str, Any]:
+    """The entry of an image. `source`: the format its unknown fields come from."""
+    named = {} if source in FAMILY and "file_name" in image.extra else {"file_name": image.file_name}
+    size = {"width": image.width, "height": image.height}
+    return {"id": ids.image(image.id), **named, **size, **carried(image.extra, source, IMAGE_KEYS)}
+
+
+def category_out(category: Category, ids: Ids) -> dict[str, Any]:
+    """The entry of a category."""
+    frequency = {} if category.frequency is None else {"frequency": category.frequency}
+    return {"id": ids.category(category.id), "name": category.name, **frequency, **category.extra}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How images and categories are written, and in which file a split is."""
+
+    image: Callable[[Image, Ids, str], dict[str, Any]] = image_out
+    category: Callable[[Category, Ids], dict[str, Any]] = category_out
+    file: Callable[[str], str] = lambda split: f"{split or 'annotations'}.json"
+
+
+def write(document: Document, folder: Path, dialect: Dialect = Dialect()) -> list[str]:
     """One `SPLIT.json` per split (`annotations.json` without splits), streamed. Returns what COCO cannot hold."""
     images: dict[str, list[Image]] = {}
     for image in document.images():
         images.setdefault(image.split, []).append(image)
     split_of = {image.id: split for split, found in images.items() for image in found}
-    ids = _SourceIds(document)
-    files = {split: _Writer(folder / f"{split or 'annotations'}.json", document, split) for split in images or {"": []}}
+    ids = Ids(document)
+    files = {split: _Writer(folder / dialect.file(split), document, split) for split in images or {"": []}}
     try:
         for split, found in images.items():
-            files[split].array("images", (_image_out(image, ids, document.format) for image in found))
+            files[split].array("images", (dialect.image(image, ids, document.format) for image in found))
         for writer in files.values():
             writer.begin("annotations")
         skipped = private = 0
@@ -364,11 +417,11 @@ def write(document: Document, folder: Path) -> list[str]:
             if box.category_id is None:
                 skipped += 1
                 continue
-            private += document.format != "coco" and is_private(box.extra, document.format)
+            private += document.format not in FAMILY and is_private(box.extra, document.format)
             files[split_of[box.image_id]].item(_box_out(box, ids, document.format))
         for writer in files.values():
             writer.end()
-            writer.array("categories", (_category_out(category, ids) for category in document.categories))
+            writer.array("categories", (dialect.category(category, ids) for category in document.categories))
             writer.close()
     except BaseException:
         for writer in files.values():
@@ -387,25 +440,8 @@ def _losses(document: Document, skipped: int, private: int) -> list[str]:
     return [f"{count} {kind}" for kind, count in counts.items() if count]
 
 
-class _SourceIds:
-    """Ids as the source gave them; what has none gets the numbers after the largest."""
-
-    def __init__(self, document: Document) -> None:
-        self._images = _numbered((i.id, i.source_id) for i in document.images())
-        self._boxes = _numbered((b.id, b.source_id) for b in document.boxes())
-        self._categories = _numbered((c.id, c.source_id) for c in document.categories)
-
-    def image(self, ordinal: int) -> Id:
-        return self._images[ordinal]
-
-    def box(self, ordinal: int) -> Id:
-        return self._boxes[ordinal]
-
-    def category(self, ordinal: int) -> Id:
-        return self._categories[ordinal]
-
-
-def _numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
+def numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
+    """Ids by ordinal: those given, and numbers after the largest for what has none."""
     known = dict(items)
     last = max((value for value in known.values() if isinstance(value, int)), default=0)
     for ordinal, value in known.items():
@@ -459,21 +495,10 @@ class _Writer:
         self._part.unlink(missing_ok=True)
 
 
-def _image_out(image: Image, ids: _SourceIds, source: str) -> dict[str, Any]:
-    size = {"width": image.width, "height": image.height}
-    extra = carried(image.extra, source, IMAGE_KEYS)
-    return {"id": ids.image(image.id), "file_name": image.file_name, **size, **extra}
-
-
-def _category_out(category: Category, ids: _SourceIds) -> dict[str, Any]:
-    frequency = {} if category.frequency is None else {"frequency": category.frequency}
-    return {"id": ids.category(category.id), "name": category.name, **frequency, **category.extra}
-
-
-def _box_out(box: Box, ids: _SourceIds, source: str) -> dict[str, Any]:
+def _box_out(box: Box, ids: Ids, source: str) -> dict[str, Any]:
     x1, y1, x2, y2 = box.xyxy
     w, h = box.wh or (x2 - x1, y2 - y1)
-    absent = box.extra if source == "coco" else {}
+    absent = box.extra if source in FAMILY else {}
     out: dict[str, Any] = {
         "id": ids.box(box.id),
         "image_id": ids.image(box.image_id),
@@ -514,7 +539,8 @@ def _fields(raw: Any) -> Any:
     return {key: value for key, value in msgspec.structs.asdict(raw).items() if type(value) in (int, float, str, tuple)}
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether a JSON value can be an id: a whole number of 64 bits or a text."""
     return is_whole(value) or is_text(value)
 
 
@@ -523,4 +549,4 @@ def _is_name(value: object) -> bool:
 
 
 def _key(value: object) -> Any:
-    return value if _is_id(value) else None
+    return value if is_id(value) else None

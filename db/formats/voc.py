@@ -12,21 +12,19 @@ import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from db.document import Document
 from db.errors import WinnowError
+from db.formats import xmltree
 from db.formats.checks import Faults, check_box, check_size, climbs, short
 from db.formats.writing import Losses, replaced
+from db.formats.xmltree import Tag
 from db.records import XYXY, Box, Category, Fault, Image
 
 SPLITS = ("train", "val", "test")  # the most specific lists come first; trainval is what is in neither
 HELD_NEVER = ("masks", "crowd flags", "areas", "boxes without a category", "captions and phrases")
 HELD_OF_VOC = ("ids of images and boxes", "records with unknown fields", "records with fields of their own format")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 UNWRITABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
-Tag = list[Any]  # [name, text or list of tags] and, where the element has attributes, a dictionary of them
 
 
 class Reader:
@@ -40,7 +38,7 @@ class Reader:
 
     def read(self, path: Path, split: str) -> None:
         faults = Faults(str(path))
-        root = _parse(path, faults)
+        root = xmltree.parse(path, faults)
         image = None if root is None else self._image(path, *root, split, faults)
         if image is not None:
             self.images.append(image)
@@ -49,11 +47,11 @@ class Reader:
     def _image(
         self, path: Path, fields: list[Tag], attributes: dict[str, str], split: str, faults: Faults
     ) -> Image | None:
-        name, size = _first(fields, "filename"), _texts(_first(fields, "size"))
+        name, size = xmltree.first(fields, "filename"), xmltree.texts(xmltree.first(fields, "size"))
         if not isinstance(name, str) or climbs(name):
             faults.add("filename", short(name), "the name of a file in JPEGImages")
             return None
-        width, height = _whole(size.get("width")), _whole(size.get("height"))
+        width, height = xmltree.whole(size.get("width")), xmltree.whole(size.get("height"))
         if width is None or height is None:
             faults.add("size", f"{size.get('width')!r} x {size.get('height')!r}", "whole numbers of pixels")
             return None
@@ -70,12 +68,12 @@ class Reader:
 
     def _object(self, whole: Tag, item: str, image: Image, faults: Faults) -> None:
         tags = whole[1] if isinstance(whole[1], list) else []
-        name, bndbox = _first(tags, "name"), _first(tags, "bndbox")
+        name, bndbox = xmltree.first(tags, "name"), xmltree.first(tags, "bndbox")
         if not isinstance(name, str) or not name:
             faults.add(item, "no name", "the name of a class")
             return
         item = f"{item} ({name})"
-        xyxy = _corners(bndbox)
+        xyxy = xmltree.corners(bndbox)
         if xyxy is None:
             faults.add(item, f"bndbox {short(bndbox)}", "finite numbers xmin, ymin, xmax, ymax, each once")
         elif check_box(faults, item, xyxy, image):
@@ -136,24 +134,6 @@ def _more_lists(lists: dict[str, list[str]], split_of: dict[str, str]) -> dict[s
         told.setdefault(split, []).append(name)
     more = {name: listed for name, listed in lists.items() if listed != told.get(name, [])}
     return {"lists": more} if more else {}
-
-
-def _parse(path: Path, faults: Faults) -> tuple[list[Tag], dict[str, str]] | None:
-    """The tags and the attributes of the root. Document types and entities are refused: they can read files and fill
-    the memory."""
-    data = path.read_bytes()
-    if b"\0" in data:  # another encoding could hide a declaration from the next test
-        faults.add("the whole file", "a zero byte", "XML in UTF-8")
-        return None
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        faults.add("the whole file", "a document type or entity declaration", "plain XML")
-        return None
-    try:
-        root = ElementTree.fromstring(data)
-        return _tags(root), dict(root.attrib)
-    except (ElementTree.ParseError, expat.ExpatError, ValueError, LookupError, RecursionError) as error:
-        faults.add("the whole file", f"not readable as XML: {error}", "a complete <annotation>")
-        return None
 
 
 def write(document: Document, folder: Path) -> list[str]:
@@ -226,7 +206,7 @@ def _element(image: Image, objects: list[Tag], own: bool) -> ElementTree.Element
     attributes = image.extra.get("attributes", {}) if own else {}
     root = ElementTree.Element("annotation", attributes)
     named = [["filename", image.file_name, *tag[2:]] if tag[0] == "filename" else tag for tag in tags]
-    _fill(root, [*named, *objects])
+    xmltree.fill(root, [*named, *objects])
     return root
 
 
@@ -248,8 +228,8 @@ def _filled(tag: Tag, box: Box, names: dict[int, str]) -> Tag:
     name, value, *attributes = tag
     if name == "name" and value is None:
         value = names[box.category_id or 0]
-    if name == "bndbox" and (value is None or _corners(value) != box.xyxy):
-        value = _bndbox(box.xyxy)
+    if name == "bndbox" and (value is None or xmltree.corners(value) != box.xyxy):
+        value = xmltree.bndbox(box.xyxy)
     return [name, value, *attributes]
 
 
@@ -258,63 +238,7 @@ def _blanked(tags: list[Tag], xyxy: XYXY) -> list[Tag]:
     blanked, seen = [], set()
     for tag in tags:
         name, value, *attributes = tag
-        plain = name == "name" or (name == "bndbox" and value == _bndbox(xyxy))
+        plain = name == "name" or (name == "bndbox" and value == xmltree.bndbox(xyxy))
         blanked.append([name, None if plain and name not in seen else value, *attributes])
         seen.add(name)
     return blanked
-
-
-def _bndbox(xyxy: XYXY) -> list[Tag]:
-    x1, y1, x2, y2 = xyxy
-    return [[name, _text(value)] for name, value in zip(CORNERS, (x1 + 1, y1 + 1, x2, y2), strict=True)]
-
-
-def _text(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def _fill(parent: ElementTree.Element, tags: list[Tag]) -> None:
-    for name, value, *attributes in tags:
-        child = ElementTree.SubElement(parent, name, *attributes)
-        if isinstance(value, list):
-            _fill(child, value)
-        else:
-            child.text = value
-
-
-def _tags(element: ElementTree.Element) -> list[Tag]:
-    return [
-        [
-            child.tag,
-            _tags(child) if len(child) else (child.text or "").strip(),
-            *([child.attrib] if child.attrib else []),
-        ]
-        for child in element
-    ]
-
-
-def _first(tags: list[Tag], name: str) -> Any:
-    return next((tag[1] for tag in tags if tag[0] == name), None)
-
-
-def _texts(tags: Any) -> dict[str, Any]:
-    return {tag[0]: tag[1] for tag in tags} if isinstance(tags, list) else {}
-
-
-def _corners(bndbox: Any) -> XYXY | None:
-    """The box of <bndbox>, None when a corner is missing, doubled or no number."""
-    values = _texts(bndbox)
-    numbers = [_number(values.get(corner)) for corner in CORNERS]
-    if None in numbers or len(values) != len(bndbox):
-        return None
-    xmin, ymin, xmax, ymax = (number for number in numbers if number is not None)
-    return (xmin - 1, ymin - 1, xmax, ymax)
-
-
-def _number(text: object) -> float | None:
-    return float(text) if isinstance(text, str) and NUMBER.fullmatch(text) else None
-
-
-def _whole(text: object) -> int | None:
-    value = _number(text)
-    return int(value) if value is not None and value.is_integer() else None

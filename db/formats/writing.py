@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from db.document import Document
 from db.records import Box, Image, Phrase
 
+R = TypeVar("R", Image, Box)
+
+COCO_PRIVATE = {"iscrowd", "area", "segmentation", "file_name"}
 PRIVATE = {  # what a format keeps in `extra` for itself; everything else there is a field of the source
-    "coco": {"iscrowd", "area", "segmentation"},
+    **dict.fromkeys(("coco", "lvis"), COCO_PRIVATE),
+    "refcoco": COCO_PRIVATE | {"ref", "sentence"},
+    "yolo": {"line", "unlabelled"},
+    "omnilabel": {"description", "description_ids", "sized"},
+    "d3": {"sentence", "sent_id", "flat", "bare"},
+    "flickr30k": {"entity", "types", "names", "tags", "unboxed", "stem"},
     "voc": {"tags", "stem", "attributes"},
     "odvg": {"odvg", "list"},
 }
@@ -26,6 +38,33 @@ def carried(extra: dict[str, Any], source: str, taken: set[str]) -> dict[str, An
     """The unknown fields of a record that came from the format `source`, less those whose names the writer needs."""
     unwanted = taken | PRIVATE.get(source, set())
     return {key: value for key, value in extra.items() if key not in unwanted}
+
+
+def with_unique_ids(document: Document) -> tuple[Document, list[str]]:
+    """The document without the ids that an earlier image or box has already, and how many those are, as losses: two
+    splits may each have an image 1, a single file may not."""
+    taken = sum(1 for _ in _repeated(document.images())) + sum(1 for _ in _repeated(document.boxes()))
+    if not taken:
+        return document, []
+    unique = replace(document, images=lambda: _once(document.images()), boxes=lambda: _once(document.boxes()))
+    return unique, [f"{taken} ids that another split has as well"]
+
+
+def _repeated(records: Iterable[R]) -> Iterator[R]:
+    seen: set[int | str] = set()
+    for record in records:
+        if record.source_id in seen:
+            yield record
+        elif record.source_id is not None:
+            seen.add(record.source_id)
+
+
+def _once(records: Iterable[R]) -> Iterator[R]:
+    seen: set[int | str] = set()
+    for record in records:
+        yield msgspec.structs.replace(record, source_id=None) if record.source_id in seen else record
+        if record.source_id is not None:
+            seen.add(record.source_id)
 
 
 def is_private(extra: dict[str, Any], source: str) -> bool:
