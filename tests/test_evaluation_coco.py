@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from db.errors import WinnowError
+from engine.evaluation.boxes import BadBoxes
 from engine.evaluation.coco import NAMES, evaluate
 
 
@@ -105,6 +108,11 @@ AWKWARD = {
     "found twice": (crafted({}), [HIT, HIT]),
     "the wrong class": (crafted({}), [HIT | {"category_id": 2}]),
     "no area": (crafted({}), [HIT | {"bbox": [10.0, 10.0, 0.0, 0.0]}]),
+    "an annotation with the id 0": (crafted({"id": 0}, {"bbox": [50.0, 50.0, 10.0, 10.0]}), [HIT, HIT]),
+    "an ignored annotation with the id 0": (
+        crafted(CROWD | {"id": 0}, {}),
+        [HIT, HIT | {"bbox": [9.0, 9.0, 9.0, 9.0]}],
+    ),
     "more than a hundred": (crafted({}), [HIT | {"bbox": [300.0, 300.0, 5.0, 5.0]}] * 100 + [HIT | {"score": 0.5}]),
 }
 
@@ -116,6 +124,61 @@ def test_awkward_cases_are_equal_to_pycocotools(name: str) -> None:
     stats, classes = official(deepcopy(truth), deepcopy(found))
     assert [getattr(ours, number) for number in NAMES] == pytest.approx(stats, abs=1e-9)
     assert ours.per_class == pytest.approx(classes, abs=1e-9)
+
+
+PLACES = st.tuples(*[st.integers(0, 5)] * 2, *[st.integers(0, 4)] * 2).map(lambda box: [8.0 * v for v in box])
+ROWS = st.builds(
+    lambda image, label, box: {"image_id": image, "category_id": label, "bbox": box},
+    st.integers(0, 2),
+    st.integers(1, 2),
+    PLACES,
+)
+
+
+@st.composite
+def whole_numbered(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Small worlds full of equal scores, equal overlaps, crowds, empty boxes and exact thresholds."""
+    first, notes = draw(st.integers(0, 1)), draw(st.lists(ROWS, max_size=8))
+    truth = {
+        "images": [{"id": i, "width": 80, "height": 80} for i in (2, 0, 1)],
+        "categories": [{"id": k, "name": str(k)} for k in (2, 1)],
+        "annotations": [
+            note | {"id": n, "area": note["bbox"][2] * note["bbox"][3], "iscrowd": draw(st.integers(0, 3)) // 3}
+            for n, note in enumerate(notes, first)
+        ],
+    }
+    scores = st.sampled_from([0.1, 0.5, 0.5, 0.9])
+    return truth, [row | {"score": draw(scores)} for row in draw(st.lists(ROWS, min_size=1, max_size=12))]
+
+
+@settings(max_examples=120, deadline=None)
+@given(whole_numbered())
+def test_equal_to_pycocotools_on_any_small_world(world: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    ours = evaluate(*world)
+    stats, classes = official(*deepcopy(world))
+    assert [getattr(ours, number) for number in NAMES] == pytest.approx(stats, abs=1e-9)
+    assert ours.per_class == pytest.approx(classes, abs=1e-9)
+
+
+def test_all_impossible_predictions_are_named() -> None:
+    truth, found = case(1)
+    inside_out, unknown = found[1] | {"bbox": [5, 5, -1, 5]}, {"image_id": 999}
+    words = found[2] | {"bbox": ["1", "2", "3", "4"]}
+    with pytest.raises(BadBoxes) as caught:
+        evaluate(truth, [inside_out, found[0], unknown, words, found[3] | {"score": True}, *[unknown] * 300])
+    assert len(caught.value.faults) == 304
+    assert "Prediction #0 has the bbox [5, 5, -1, 5], which is inside out" in str(caught.value)
+    assert "Prediction #2 lacks bbox, category_id, score" in str(caught.value) and "204 more" in str(caught.value)
+
+
+def test_an_impossible_truth_is_refused() -> None:
+    truth, found = case(1)
+    number = truth["annotations"][0]["id"]
+    truth["annotations"][0]["bbox"][2] = float("nan")
+    with pytest.raises(BadBoxes, match=f"Annotation {number} has the bbox"):
+        evaluate(truth, found)
+    with pytest.raises(WinnowError, match="lacks the list categories"):
+        evaluate({"images": [], "annotations": []}, found)
 
 
 def test_a_file_is_as_good_as_a_document_and_nothing_is_changed(tmp_path: Path) -> None:

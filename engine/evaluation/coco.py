@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from db.errors import WinnowError
+from engine.evaluation.boxes import Row, Space, read_document, read_predictions, read_truth
+from engine.evaluation.matching import AREAS, Curves, curves, match
 
 NAMES = ("mAP", "AP50", "AP75", "AP_s", "AP_m", "AP_l", "AR1", "AR10", "AR100", "AR_s", "AR_m", "AR_l")
 """In the order of pycocotools' `stats`."""
 
-SIZES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
-"""Areas in square pixels; pycocotools counts both ends as inside."""
+MOST = (1, 10, 100)
+"""How many of the surest predictions of a class in an image count, for the three recalls; the last for all the rest."""
 
 
 class CocoResult(msgspec.Struct, frozen=True):
@@ -42,88 +40,26 @@ class CocoResult(msgspec.Struct, frozen=True):
         return msgspec.to_builtins(self)
 
 
-def evaluate(truth: Mapping[str, Any] | Path, predictions: Sequence[Mapping[str, Any]]) -> CocoResult:
+def evaluate(truth: Row | Path, predictions: Sequence[Row]) -> CocoResult:
     """Scores `predictions` (COCO results: image_id, category_id, bbox xywh, score) against a COCO document or file.
 
     Raises WinnowError that lists predictions with an unknown image or class, or with numbers that make no sense.
     """
-    document = json.loads(truth.read_bytes()) if isinstance(truth, Path) else truth
-    faults = list(_faults(document, predictions))
-    if faults:
-        shown = "\n  ".join(faults[:20])
-        raise WinnowError(f"{len(faults)} of {len(predictions)} predictions cannot be evaluated:\n  {shown}")
-    if not predictions or not document["annotations"]:
-        return _nothing_matched(document)
-    names = {category["id"]: category["name"] for category in document["categories"]}
-    run = _run(document, predictions)
-    precision = run.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes; all areas, most detections
-    # a class that is not in the truth is -1 throughout, others nowhere
-    per_class = {names[category]: float(precision[:, :, k].mean()) for k, category in enumerate(run.params.catIds)}
-    return _result(map(float, run.stats[: len(NAMES)]), per_class)
-
-
-def _run(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Any:
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    truth = COCO(_boxes_only(document))
-    run = COCOeval_faster(truth, truth.loadRes(deepcopy(list(predictions))), "bbox", print_function=_quiet)
-    run.evaluate()
-    run.accumulate()
-    run.summarize()
-    return run
-
-
-def _quiet(*_: object) -> None:
-    """The evaluator prints a table; ours is the returned value."""
-
-
-def _boxes_only(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that the evaluator may write into; outlines are of no use to it."""
-    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    notes = [{key: note[key] for key in keys if key in note} for note in document["annotations"]]
-    return {
-        "images": deepcopy(document["images"]),
-        "annotations": notes,
-        "categories": deepcopy(document["categories"]),
-    }
-
-
-def _nothing_matched(document: Mapping[str, Any]) -> CocoResult:
-    """0 where there was something to find; the evaluator cannot be asked without predictions or boxes."""
-    wanted = [note for note in document["annotations"] if not note.get("iscrowd")]
-    kinds = {size: any(low <= note["area"] <= high for note in wanted) for size, (low, high) in SIZES.items()}
-    present = {note["category_id"] for note in wanted}
-    return _result(
-        (0.0 if kinds.get(name.rpartition("_")[2], bool(wanted)) else -1.0 for name in NAMES),
-        {c["name"]: 0.0 if c["id"] in present else -1.0 for c in document["categories"]},
+    document = read_document(truth, "images", "categories", "annotations")
+    space = Space((i["id"] for i in document["images"]), (c["id"] for c in document["categories"]))
+    known = read_truth(document["annotations"], space, crowds=True)
+    matches = match(known, read_predictions(predictions, space), AREAS, most=MOST[-1])
+    classes = len(space.labels)
+    few, some, all_ = (
+        curves(matches, matches.pair % classes, matches.wanted_pair % classes, classes, most=most) for most in MOST
     )
+    names = [category["name"] for category in document["categories"]]
+    return _result(few, some, all_, dict(zip(names, all_.per_group().tolist(), strict=True)))
 
 
-def _result(numbers: Iterable[float], per_class: dict[str, float]) -> CocoResult:
-    return msgspec.convert({**dict(zip(NAMES, numbers, strict=True)), "per_class": per_class}, CocoResult)
-
-
-def _faults(document: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    images = {image["id"] for image in document["images"]}
-    classes = {category["id"] for category in document["categories"]}
-    for index, prediction in enumerate(predictions):
-        fault = _fault(prediction, images, classes)
-        if fault:
-            yield f"Prediction #{index} {fault}"
-
-
-def _fault(prediction: Mapping[str, Any], images: set[int], classes: set[int]) -> str | None:
-    missing = {"image_id", "category_id", "bbox", "score"} - prediction.keys()
-    if missing:
-        return f"lacks {', '.join(sorted(missing))}"
-    if prediction["image_id"] not in images:
-        return f"is for image {prediction['image_id']!r}, which the truth does not have"
-    if prediction["category_id"] not in classes:
-        return f"is of class {prediction['category_id']!r}; the truth has {sorted(classes)[:20]}"
-    if not math.isfinite(prediction["score"]):
-        return f"has the score {prediction['score']}, which is not finite"
-    if len(prediction["bbox"]) != 4 or not all(map(math.isfinite, prediction["bbox"])):
-        return f"has the bbox {prediction['bbox']}; right would be four finite numbers x, y, width, height"
-    if min(prediction["bbox"][2:]) < 0:
-        return f"has the bbox {prediction['bbox']} with a negative width or height"
-    return None
+def _result(few: Curves, some: Curves, all_: Curves, per_class: dict[str, float]) -> CocoResult:
+    numbers = (
+        *(all_.ap(), all_.ap(iou=0.5), all_.ap(iou=0.75), all_.ap(1), all_.ap(2), all_.ap(3)),
+        *(few.ar(), some.ar(), all_.ar(), all_.ar(1), all_.ar(2), all_.ar(3)),
+    )
+    return CocoResult(**dict(zip(NAMES, numbers, strict=True)), per_class=per_class)
