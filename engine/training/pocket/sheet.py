@@ -21,7 +21,7 @@ from engine.training.pocket.crops import WORDS, describe
 
 UNSEEN = 90_001  # a world that no model of the pack was trained on
 TILE, COLUMNS = 112, 8
-MARGIN = 0.06  # of the box, that the embedder sees around it: as in its training
+MARGIN = 0.2  # of the longer side of the box, that the embedder sees around it, as in its training
 
 
 class _Wish(NamedTuple):
