@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
 # The pieces of every page
 
 
-def heading(title: str, lead: str) -> Html:
+def heading(title: str, lead: Any) -> Html:
     return tag("header", tag("h1", title), tag("p", lead), class_="w-head")
 
 

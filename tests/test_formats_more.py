@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from conftest import picture, small_document
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -134,7 +135,7 @@ def yolo_folder(folder: Path, rows: str = "0 0.5 0.5 0.25 0.123456789\n", **fiel
     picture(folder / "images/train/b.jpg", seed=2)
     (folder / "labels/train/a.txt").write_text(rows)
     known = {"train": "images/train", "val": "images/train", "names": {0: "mug", 1: "ball"}, "nc": 2}
-    (folder / "data.yaml").write_text(json.dumps({**known, **fields}))
+    (folder / "data.yaml").write_text(yaml.safe_dump({**known, **fields}))
     return folder
 
 
@@ -320,7 +321,7 @@ def test_an_export_says_what_is_lost(tmp_path: Path, store: Store, dataset: Any,
     assert formats.write(store.datasets.document(dataset.id), tmp_path / "out", format) == lost
     again = formats.read(tmp_path / "out")
     assert again.faults == []
-    assert next(box.xyxy for box in again.boxes()) == (10.0, 10.0, 50.0, 60.0)
+    assert next(box.xyxy for box in again.boxes()) == pytest.approx((10.0, 10.0, 50.0, 60.0))
 
 
 # Faults

@@ -47,7 +47,7 @@ def grounding_dino(folder: Path, max_text_len: int = 256) -> Path:
         text_config=BertConfig(
             vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
         ),
-        d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=7,
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=7,
         encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=max_text_len,
     )  # fmt: skip
     torch.manual_seed(0)

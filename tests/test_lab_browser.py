@@ -154,13 +154,13 @@ def test_a_policy_is_saved_and_loaded(page: "sync_api.Page") -> None:
 def test_one_class_gets_its_own_threshold(page: "sync_api.Page") -> None:
     page.get_by_label("Class", exact=True).select_option("mug (60)")
     sync_api.expect(page.locator(".scope")).to_contain_text("mug only")
-    page.get_by_role("slider", name="Overlap, at most").focus()
+    page.get_by_role("slider", name="Covers another annotation, at most").focus()
     page.keyboard.press("End")
     exception = page.locator(".lab-says .mark")
-    sync_api.expect(exception).to_contain_text("for mug: Overlap")
+    sync_api.expect(exception).to_contain_text("for mug: Covers another annotation")
     exception.get_by_role("button").click()
     sync_api.expect(exception).to_have_count(0)
-    sync_api.expect(page.get_by_role("spinbutton", name="Overlap, at most")).to_have_value("0.5")
+    sync_api.expect(page.get_by_role("spinbutton", name="Covers another annotation, at most")).to_have_value("0.5")
 
 
 def test_a_lasso_opens_in_review(page: "sync_api.Page", address: str) -> None:

@@ -17,7 +17,13 @@ from studio.pages import PAGES, datasets
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-READY = {"Datasets": ".w-grid figure", "Review": ".review", "Generate": ".w-facts"}
+READY = {
+    "Prompts": ".w-prompt",
+    "Help": ".w-note h2",
+    "Datasets": ".w-grid figure",
+    "Review": ".review",
+    "Generate": ".w-facts",
+}
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def page(studio: Studio) -> None:
         "Audit",
         "How many of the candidates that a policy accepts are bad? Look at a random sample of them: after every look "
         "the studio says what may be concluded, and when to stop.",
+        help="trust",
     )
     with gr.Row():
         dataset = gr.Dropdown(label="Data set", choices=[], interactive=True)

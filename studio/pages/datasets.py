@@ -26,7 +26,7 @@ PROGRESS = gr.Progress()
 
 def page(studio: Studio) -> None:
     """A list of data sets, the import, and a look into one of them."""
-    heading("Datasets", "What you train on: import your own, look at it closely, or load the demo.")
+    heading("Datasets", "What you train on: import your own, look at it closely, or load the demo.", help="formats")
     with gr.Column(visible=False) as start:
         html(empty("No data set yet", "Load the demo (350 painted scenes, half a minute), or import your own below."))
         demo = gr.Button("Load the demo data set", variant="primary")

@@ -17,5 +17,6 @@ def page(studio: Studio) -> None:
         "Threshold lab",
         "Every value the filters gave, split by what people decided. Move a threshold to see what would change; nothing "
         "does until you save it as a policy.",
+        help="lab",
     )
     lab(LINKS)

@@ -31,6 +31,7 @@ def page(studio: Studio) -> None:
         "Report",
         "What the policy and people made of a run, where they differ, how far reviewers agree, and what an accepted "
         "candidate cost.",
+        help="learned",
     )
     run = gr.Dropdown(label="Run", choices=[], interactive=True)
     shown = html()
