@@ -38,8 +38,8 @@ class Plan(NamedTuple):
     """How long to train."""
 
     scenes: int = 3600
-    vae_steps: int = 8000
-    unet_steps: int = 30000
+    vae_steps: int = 4600
+    unet_steps: int = 9000
 
 
 def train(work: Path, out: Path, plan: Plan | None = None, *, seed: int = 0, progress: Progress | None = None) -> None:
