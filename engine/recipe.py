@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +53,7 @@ class Threshold(_Strict):
     at_least: float | None = Field(None, allow_inf_nan=False)
     at_most: float | None = Field(None, allow_inf_nan=False)
     classes: tuple[str, ...] = ()
+    optional: bool = Field(False, description="left out when the model pack has no model for the filter")
 
     @model_validator(mode="after")
     def _known(self) -> Threshold:
@@ -130,6 +132,29 @@ class Recipe(_Strict):
     @property
     def writes(self) -> bool:
         return self.targets.of == "phrases"
+
+    def fitted(self, roles: Collection[str]) -> Recipe:
+        """The recipe for a model pack that fills these roles: filters without a model, and optional rules on them, are
+        left out. Raises WinnowError when a rule that is not optional would lose its filter."""
+        without = {name for name in self.filters if not set(FILTERS[name].roles) <= set(roles)}
+        terms = [fitted for term in self.policy if (fitted := self._fitted(term, without)) is not None]
+        filters = tuple(name for name in self.filters if name not in without)
+        return self.model_copy(update={"filters": filters, "policy": tuple(terms)})
+
+    def _fitted(self, term: Threshold | Alternatives, without: Collection[str]) -> Threshold | Alternatives | None:
+        """The term as far as its filters have models."""
+        every = term.any if isinstance(term, Alternatives) else (term,)
+        for rule in every:
+            if rule.filter in without and not rule.optional:
+                roles = " and ".join(FILTERS[rule.filter].roles)
+                raise WinnowError(
+                    f"Recipe {self.name!r} judges by {rule.filter}, which needs the {roles} of a model pack, and this pack "
+                    "lacks one. Choose another pack, take the rule out of the policy, or mark it `optional: true`."
+                )
+        rest = tuple(rule for rule in every if rule.filter not in without)
+        if len(rest) == len(every):
+            return term
+        return Alternatives(any=rest) if len(rest) > 1 else next(iter(rest), None)
 
     def rules(self) -> list[Rule]:
         """The policy as the store keeps it."""

@@ -60,6 +60,7 @@ def start_generate(
     """
     chosen = load_pack(pack, store.home)
     _check(recipe, chosen)
+    recipe = recipe.fitted(chosen.roles)
     refuse_unknown(recipe.rules(), FILTERS, {category.name for category in store.datasets.categories(dataset_id)})
     amount = PREVIEW if preview else amount
     policy = store.review.save_policy(recipe.name, recipe.rules())
@@ -87,13 +88,13 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     itself, in your own words. The reasons for which its siblings were rejected are told to the models."""
     candidate = store.review.candidate(candidate_id)
     origin = store.ledger.run(candidate.run_id)
-    recipe = parse(origin.recipe, f"the recipe of run {origin.id}")
+    recipe = parse(origin.recipe, f"the recipe of run {origin.id}").fitted(_pack_of(store, origin).roles)
     siblings = store.review.siblings(candidate)
     first = max(one.variant for one in siblings) + 1
     options = {
         **{name: origin.options[name] for name in ("pack", "policy_id")},
         **(
-            _writing(store, candidate.dataset_id, load_pack(origin.options["pack"], store.home))
+            _writing(store, candidate.dataset_id, _pack_of(store, origin))
             if recipe.writes
             else {}
         ),
@@ -114,6 +115,10 @@ def _writing(store: Store, dataset_id: int, pack: Pack) -> dict[str, Any]:
     digests = prompt_digests(pack, store.home)
     shown = any(load_prompt(name, store.home).shows_pairs for name in digests)
     return {"prompts": digests, "pairs": to_builtins(accepted_pairs(store, dataset_id)) if shown else []}
+
+
+def _pack_of(store: Store, run: Run) -> Pack:
+    return load_pack(run.options["pack"], store.home)
 
 
 def _check(recipe: Recipe, pack: Pack) -> None:
@@ -314,11 +319,11 @@ def _generate(store: Store, run: Run, shard: Shard, control: Control) -> None:
 
 def _generator(store: Store, run: Run) -> Generator:
     assert run.dataset_id is not None
-    recipe = parse(run.recipe, f"the recipe of run {run.id}")
-    options = run.options
-    context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()), pack=options["pack"])
+    options, pack = run.options, _pack_of(store, run)
+    recipe = parse(run.recipe, f"the recipe of run {run.id}").fitted(pack.roles)
+    context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()), pack=pack.name)
     pairs = convert(options.get("pairs", []), tuple[Pair, ...])
-    return Generator(context, recipe, load_pack(options["pack"], store.home), seed=run.seed, pairs=pairs)
+    return Generator(context, recipe, pack, seed=run.seed, pairs=pairs)
 
 
 def _make_targets(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:

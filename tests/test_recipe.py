@@ -134,3 +134,25 @@ def test_nothing_is_queued_when_no_target_qualifies(store: Store, dataset: Datas
     with pytest.raises(WinnowError, match="No target of data set 'small' qualifies"):
         start_generate(store, dataset_id=dataset.id, recipe=recipe, pack="classic")
     assert store.ledger.runs() == []
+
+
+def test_optional_rules_go_with_the_models_of_the_pack() -> None:
+    paper = load("enhanced_negatives")
+    with_eyes, blind = paper.fitted(("writer", "painter", "embedder")), paper.fitted(("writer", "painter"))
+    assert "two_step" in {rule.filter for rule in with_eyes.rules()} and "two_step" in with_eyes.filters
+    assert "two_step" not in {rule.filter for rule in blind.rules()} and "two_step" not in blind.filters
+    kept = [rule for rule in paper.rules() if rule.filter != "two_step"]
+    assert blind.rules() == kept
+
+
+def test_a_rule_that_is_not_optional_is_never_left_out() -> None:
+    strict = changed(filters=["seam", "clip_margin"], policy=[{"filter": "clip_margin", "at_least": 0}])
+    with pytest.raises(WinnowError, match="clip_margin, which needs the embedder"):
+        parse(strict).fitted(("painter",))
+    assert parse(strict).fitted(("painter", "embedder")).filters == ("seam", "clip_margin")
+
+
+def test_of_alternatives_those_with_a_model_remain() -> None:
+    either = {"any": [{"filter": "seam", "at_most": 3}, {"filter": "clip_margin", "at_least": 0, "optional": True}]}
+    fitted = parse(changed(filters=["seam", "clip_margin"], policy=[either])).fitted(("painter",))
+    assert [(rule.filter, rule.group) for rule in fitted.rules()] == [("seam", "")]

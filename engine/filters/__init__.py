@@ -189,6 +189,7 @@ FILTERS: dict[str, Filter] = {
         better="higher",
         default=Rule(filter="clip_agreement", at_least=0.2),
         judge=embedded.compared(embedded.agreement),
+        roles=("embedder",),
     ),
     "clip_margin": Filter(
         name="clip_margin",
@@ -199,6 +200,7 @@ FILTERS: dict[str, Filter] = {
         better="higher",
         default=Rule(filter="clip_margin", at_least=LEAST_ABOVE),
         judge=embedded.compared(embedded.margin),
+        roles=("embedder",),
     ),
     "clip_delta": Filter(
         name="clip_delta",
@@ -208,6 +210,7 @@ FILTERS: dict[str, Filter] = {
         better="higher",
         default=Rule(filter="clip_delta", at_least=embedded.LEAST_RISE),
         judge=embedded.compared(embedded.delta, before=True),
+        roles=("embedder",),
     ),
     "two_step": Filter(
         name="two_step",
@@ -218,6 +221,7 @@ FILTERS: dict[str, Filter] = {
         better="higher",
         default=Rule(filter="two_step", at_least=LEAST_ABOVE),
         judge=embedded.compared(embedded.two_step, before=True),
+        roles=("embedder",),
     ),
     "aesthetic": Filter(
         name="aesthetic",
@@ -228,6 +232,7 @@ FILTERS: dict[str, Filter] = {
         better="higher",
         default=Rule(filter="aesthetic", at_least=0.0),
         judge=looks.aesthetic,
+        roles=("embedder", "aesthetics"),
     ),
     "learned": Filter(
         name="learned",

@@ -39,6 +39,8 @@ def box_drift(subject: Subject) -> Judgement:
     asked, xyxy = subject.candidate.detail.get("asked"), xyxy_of(subject)
     if not isinstance(asked, list | tuple) or len(asked) != 4:
         return Judgement(None, "the candidate does not say which box was asked for")
+    if subject.candidate.detail.get("refit") == "asked":
+        return Judgement(None, "nothing has measured where the painted thing is: no detector has seen it")
     value = float(ious(np.array([asked], np.float64), xyxy)[0])
     return Judgement(value, "the box is where it was asked for" if value == 1 else f"the boxes overlap by {value:.2f}")
 

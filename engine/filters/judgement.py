@@ -30,7 +30,8 @@ Score = Callable[[Sequence[Subject], Context], list[Judgement]]
 
 @dataclass(frozen=True)
 class Filter:
-    """One measure. `help` is a sentence for the UI, `default` the rule of a fresh policy."""
+    """One measure. `help` is a sentence for the UI, `default` the rule of a fresh policy, `roles` what it takes from the
+    model pack."""
 
     name: str
     title: str
@@ -39,6 +40,7 @@ class Filter:
     better: Literal["higher", "lower"]
     default: Rule
     judge: Score
+    roles: tuple[str, ...] = ()
 
     def score(self, subjects: Sequence[Subject], context: Context) -> list[Judgement]:
         """A judgement for each subject, in order. Raises ValueError when a value is no finite number."""

@@ -58,6 +58,11 @@ class Pack(BaseModel):
     detector: Role | None = None
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles it fills."""
+        return tuple(name for name in ROLES if getattr(self, name) is not None)
+
+    @property
     def strategies(self) -> tuple[str, ...]:
         """How its writer can make negatives: "rules", or the names of its prompts."""
         if self.writer is None:
