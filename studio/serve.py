@@ -49,10 +49,11 @@ def serve_demo(settings: Mapping[str, Any]) -> None:
         f"Data set {dataset.name!r}: {dataset.images} images, {dataset.boxes} boxes, {dataset.phrases} texts."
     )
     with beside(settings):
-        _follow(store, fill_queue(store, dataset))
+        _follow(store, fill_queue(store, dataset)[:1])  # enough to look at; the rest is made meanwhile
         store.close()
         told = (
             "  1. Review    judge the waiting candidates by keyboard: a accept, x reject, space skip, u undo\n"
+            "               (more are being made: see Jobs)\n"
             "  2. Train     freeze what was accepted, train a small detector on it\n"
             "  3. Compare   see what the accepted candidates were worth\n"
             f"The data set is called {NAME!r}. Ctrl-C ends everything; `make demo` continues where you were."
