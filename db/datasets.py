@@ -8,26 +8,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select, type_coerce
+from sqlalchemy.types import NullType
 
 from db import schema
 from db.blobs import Blobs
 from db.bulk import batched, without_gc
-from db.codec import pack, source_id_in, source_id_out, unpack
+from db.codec import BoxRow, Firsts, box_of, pack, source_id_in, source_id_out, unpack
 from db.database import Database
-from db.document import Document
+from db.document import BoxRows, Document
 from db.errors import BadDataset, NotFound, WinnowError
 from db.records import Box, Category, Dataset, Fault, Image, Phrase
 
 Progress = Callable[[int, int], None]
 CHUNK = 2000
 BULK = 4000  # rows handed to the driver at once
-BULK_CACHE = -64_000  # KiB, negative as SQLite wants it
 
 
 class Datasets:
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._db, self._blobs = database, blobs
+        self._histograms: dict[tuple[int, float, str | None], builtins.list[tuple[Category, int, int]]] = {}
 
     # Import
 
@@ -47,7 +48,7 @@ class Datasets:
         with self._db.read() as connection:
             _refuse_taken(connection, name)  # before the work; and again when nobody else can take it
         digests = self._put_files(document, progress)
-        with without_gc(), self._db.write() as connection, _large_cache(connection):
+        with without_gc(), self._db.bulk() as connection:
             _refuse_taken(connection, name)
             dataset_id = _next_id(connection, schema.dataset)
             counts = _insert(connection, document, dataset_id, digests)
@@ -63,14 +64,14 @@ class Datasets:
 
     def _put_files(self, document: Document, progress: Progress | None) -> dict[int, str]:
         """Digest by image ordinal. Blobs left by an import that fails afterwards are harmless."""
-        images = list(document.images())
         digests: dict[int, str] = {}
-        for number, image in enumerate(images, 1):
+        total = sum(1 for _ in document.images()) if progress is not None else 0
+        for number, image in enumerate(document.images(), 1):
             path = document.file_of(image)
             if path is not None:
                 digests[image.id] = self._blobs.put(path.read_bytes())
             if progress is not None:
-                progress(number, len(images))
+                progress(number, total)
         return digests
 
     def delete(self, dataset_id: int) -> None:
@@ -116,7 +117,15 @@ class Datasets:
             return {split: count for split, count in connection.execute(query)}
 
     def class_histogram(self, dataset_id: int, split: str | None = None) -> builtins.list[tuple[Category, int, int]]:
-        """(category, boxes, images) for every category, most boxes first."""
+        """(category, boxes, images) for every category, most boxes first. The boxes of a data set never change, so they are
+        counted once."""
+        dataset = self.get(dataset_id)
+        key = (dataset_id, dataset.created_at, split)  # ids of deleted data sets are given again
+        if key not in self._histograms:
+            self._histograms[key] = self._counted(dataset_id, split)
+        return builtins.list(self._histograms[key])
+
+    def _counted(self, dataset_id: int, split: str | None) -> builtins.list[tuple[Category, int, int]]:
         box, image = schema.box.c, schema.image.c
         query = select(box.category_id, func.count(), func.count(box.image_id.distinct()))
         query = query.join_from(schema.image, schema.box, box.image_id == image.id).where(
@@ -161,8 +170,17 @@ class Datasets:
     def image(self, image_id: int) -> Image:
         return _image(self._one(schema.image, "image", image_id))
 
+    def images_of(self, image_ids: Sequence[int]) -> dict[int, Image]:
+        """Images by id; those that are gone are left out."""
+        found: dict[int, Image] = {}
+        with self._db.read() as connection:
+            for part in batched(image_ids, CHUNK):
+                rows = connection.execute(select(schema.image).where(schema.image.c.id.in_(part)))
+                found |= {row.id: _image(row) for row in rows}
+        return found
+
     def box(self, box_id: int) -> Box:
-        return _box(self._one(schema.box, "box", box_id))
+        return box_of(tuple(self._one(schema.box, "box", box_id)))
 
     def phrase(self, phrase_id: int) -> Phrase:
         row = self._one(schema.phrase, "phrase", phrase_id)
@@ -175,7 +193,7 @@ class Datasets:
         with self._db.read() as connection:
             for part in batched(found, CHUNK):
                 for row in connection.execute(select(schema.box).where(c.image_id.in_(part)).order_by(c.id)):
-                    found[row.image_id].append(_box(row))
+                    found[row.image_id].append(box_of(tuple(row)))
         return found
 
     def phrases_of(self, image_ids: Sequence[int]) -> dict[int, builtins.list[Phrase]]:
@@ -210,8 +228,8 @@ class Datasets:
             categories=self.categories(dataset_id),
             info=dataset.info,
             images=lambda: self._all_images(dataset_id, split),
-            boxes=lambda: self._all_boxes(dataset_id, split),
-            phrases=lambda: self._all_phrases(dataset_id, split),
+            boxes=BoxRows(lambda first: self._all_boxes(dataset_id, split)),
+            phrases=(lambda: self._all_phrases(dataset_id, split)) if dataset.phrases else (lambda: ()),
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
@@ -225,20 +243,25 @@ class Datasets:
         for ids in batched(self.image_ids(dataset_id, split), 500):
             yield from _flat(self.phrases_of(ids))
 
-    def _all_boxes(self, dataset_id: int, split: str | None) -> Iterator[Box]:
-        """In file order, which is the order of ids; those of a data set lie between its first and its last."""
+    def _all_boxes(self, dataset_id: int, split: str | None) -> Iterator[BoxRow]:
+        """In file order, which is the order of ids; those of a data set are all that lie between its first and its last."""
         c, image = schema.box.c, schema.image.c
         mine = [image.dataset_id == dataset_id] + ([] if split is None else [image.split == split])
-        own = select(func.min(c.id), func.max(c.id)).join(schema.image, image.id == c.image_id).where(*mine)
+        joined = schema.box.join(schema.image, image.id == c.image_id)
         with self._db.read() as connection:
-            first, last = connection.execute(own).one()
+            first, last = connection.execute(
+                select(func.min(c.id), func.max(c.id)).select_from(joined).where(*mine)
+            ).one()
+        query = select(*(type_coerce(column, NullType) for column in schema.box.columns))
+        if split is not None:
+            query = query.select_from(joined).where(*mine)
+        page = query.where(c.id > bindparam("after"), c.id <= bindparam("last")).order_by(c.id).limit(CHUNK)
         after = (first or 0) - 1
         while first is not None and after < last:
-            query = select(schema.box).join(schema.image, image.id == c.image_id).order_by(c.id).limit(CHUNK)
             with self._db.read() as connection:
-                rows = connection.execute(query.where(c.id > after, c.id <= last, *mine)).all()
-            yield from map(_box, rows)
-            after = rows[-1].id
+                rows = connection.execute(page, {"after": after, "last": last}).all()
+            yield from rows
+            after = rows[-1][0]
 
 
 def _flat(groups: dict[int, list[Phrase]]) -> Iterator[Phrase]:
@@ -265,21 +288,15 @@ def _insert(connection: Connection, document: Document, dataset_id: int, digests
         "phrases": 0,
     }
     connection.execute(schema.dataset.insert().values(placeholder))
-    first = {
-        table.name: _next_id(connection, table) for table in (schema.image, schema.category, schema.box, schema.phrase)
-    }
-    _many(
-        connection,
-        schema.category,
-        (_category_row(item, first["category"], dataset_id) for item in document.categories),
-    )
+    first = Firsts(*(_next_id(connection, schema.metadata.tables[name]) for name in Firsts._fields))
+    _many(connection, schema.category, (_category_row(item, first, dataset_id) for item in document.categories))
     images = _many(
-        connection, schema.image, (_image_row(item, first["image"], dataset_id, digests) for item in document.images())
+        connection, schema.image, (_image_row(item, first, dataset_id, digests) for item in document.images())
     )
     with _indexes_later(connection, schema.box):
-        boxes = _many(connection, schema.box, _box_rows(document.boxes(), first))
+        boxes = _many(connection, schema.box, document.box_rows(first))
     phrases = _many(connection, schema.phrase, (_phrase_row(item, first) for item in document.phrases()))
-    links = ((p.id + first["phrase"], b + first["box"]) for p in document.phrases() for b in p.box_ids)
+    links = ((p.id + first.phrase, b + first.box) for p in document.phrases() for b in p.box_ids)
     _many(connection, schema.phrase_box, links)
     return {"images": images, "boxes": boxes, "phrases": phrases, "info": pack(document.info)}
 
@@ -293,17 +310,6 @@ def _many(connection: Connection, table: Any, rows: Iterable[tuple[Any, ...]]) -
         connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", part)
         count += len(part)
     return count
-
-
-@contextmanager
-def _large_cache(connection: Connection) -> Iterator[None]:
-    """Room for the pages of a bulk, which would otherwise be written out and read again to build the indexes."""
-    before = connection.exec_driver_sql("PRAGMA cache_size").scalar_one()
-    connection.exec_driver_sql(f"PRAGMA cache_size={BULK_CACHE}")
-    try:
-        yield
-    finally:
-        connection.exec_driver_sql(f"PRAGMA cache_size={int(before)}")
 
 
 @contextmanager
@@ -321,14 +327,15 @@ def _next_id(connection: Connection, table: Any) -> int:
     return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
 
 
-def _category_row(item: Category, first: int, dataset_id: int) -> tuple[Any, ...]:
-    return (item.id + first, dataset_id, source_id_out(item.source_id), item.name, item.frequency, pack(item.extra))
+def _category_row(item: Category, first: Firsts, dataset_id: int) -> tuple[Any, ...]:
+    common = (item.id + first.category, dataset_id, source_id_out(item.source_id))
+    return (*common, item.name, item.frequency, pack(item.extra))
 
 
-def _image_row(item: Image, first: int, dataset_id: int, digests: dict[int, str]) -> tuple[Any, ...]:
+def _image_row(item: Image, first: Firsts, dataset_id: int, digests: dict[int, str]) -> tuple[Any, ...]:
     size = (item.width, item.height)
     return (
-        item.id + first,
+        item.id + first.image,
         dataset_id,
         item.split,
         source_id_out(item.source_id),
@@ -339,37 +346,11 @@ def _image_row(item: Image, first: int, dataset_id: int, digests: dict[int, str]
     )
 
 
-def _box_rows(boxes: Iterable[Box], first: dict[str, int]) -> Iterator[tuple[Any, ...]]:
-    box0, image0, category0 = first["box"], first["image"], first["category"]
-    for b in boxes:
-        x1, y1, x2, y2 = b.xyxy
-        w, h = b.wh or (None, None)
-        category = None if b.category_id is None else b.category_id + category0
-        source = str(b.source_id) if type(b.source_id) is int else source_id_out(b.source_id)
-        extra = pack(b.extra) if b.extra else None
-        yield (
-            b.id + box0,
-            b.image_id + image0,
-            category,
-            source,
-            x1,
-            y1,
-            x2,
-            y2,
-            w,
-            h,
-            b.area,
-            1 if b.crowd else 0,
-            b.segmentation,
-            extra,
-        )
-
-
-def _phrase_row(item: Phrase, first: dict[str, int]) -> tuple[Any, ...]:
-    parent = None if item.parent_id is None else item.parent_id + first["phrase"]
+def _phrase_row(item: Phrase, first: Firsts) -> tuple[Any, ...]:
+    parent = None if item.parent_id is None else item.parent_id + first.phrase
     return (
-        item.id + first["phrase"],
-        item.image_id + first["image"],
+        item.id + first.phrase,
+        item.image_id + first.image,
         parent,
         item.text,
         item.holds,
@@ -398,22 +379,17 @@ def _category(row: Row[Any]) -> Category:
 
 
 def _image(row: Row[Any]) -> Image:
-    values = dict(row._mapping)
-    return Image(**{**values, "source_id": source_id_in(row.source_id), "extra": unpack(row.extra, {})})
-
-
-def _box(row: Row[Any]) -> Box:
-    return Box(
-        id=row.id,
-        image_id=row.image_id,
-        category_id=row.category_id,
-        source_id=source_id_in(row.source_id),
-        xyxy=(row.x1, row.y1, row.x2, row.y2),
-        wh=None if row.w is None else (row.w, row.h),
-        area=row.area,
-        crowd=row.crowd,
-        segmentation=row.segmentation,
-        extra=unpack(row.extra, {}),
+    key, dataset_id, split, source, file_name, width, height, digest, extra = row
+    return Image(
+        id=key,
+        dataset_id=dataset_id,
+        split=split,
+        source_id=source_id_in(source),
+        file_name=file_name,
+        width=width,
+        height=height,
+        digest=digest,
+        extra=unpack(extra, {}),
     )
 
 

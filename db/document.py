@@ -8,10 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from db.codec import BoxRow, Firsts, box_of, box_row
 from db.records import Box, Category, Fault, Image, Phrase
+from db.spool import in_order
+
+Sample = tuple[Image, list[Box], list[Phrase]]
+
+
+class BoxRows:
+    """Boxes that are rows of the table already. Called, it gives records; the bulk of an import or an export takes the
+    rows as they are, and saves the time of making a record of each."""
+
+    def __init__(self, rows: Callable[[Firsts], Iterator[BoxRow]]) -> None:
+        self._rows = rows
+
+    def __call__(self) -> Iterator[Box]:
+        return map(box_of, self._rows(Firsts()))
+
+    def rows(self, first: Firsts) -> Iterator[BoxRow]:
+        """The rows, with ids from ordinals."""
+        return self._rows(first)
 
 
 @dataclass(frozen=True)
@@ -27,13 +48,32 @@ class Document:
     faults: list[Fault] = field(default_factory=list)
     file_of: Callable[[Image], Path | None] = lambda image: None  # where the pixels are, None if nowhere
 
-    def samples(self) -> Iterator[tuple[Image, list[Box], list[Phrase]]]:
-        """Images with what belongs to them, for formats that write image by image."""
-        boxes: dict[int, list[Box]] = {}
-        for box in self.boxes():
-            boxes.setdefault(box.image_id, []).append(box)
-        phrases: dict[int, list[Phrase]] = {}
-        for phrase in self.phrases():
-            phrases.setdefault(phrase.image_id, []).append(phrase)
+    def box_rows(self, first: Firsts) -> Iterator[BoxRow]:
+        """The boxes as rows of their table; `Firsts()` leaves the ids as they are."""
+        if isinstance(self.boxes, BoxRows):
+            return self.boxes.rows(first)
+        return (box_row(box, first) for box in self.boxes())
+
+    def samples(self) -> Iterator[Sample]:
+        """Images with what belongs to them, for formats that write image by image. Not all is in memory at once."""
+        boxes = _Groups(self.boxes, Box)
+        phrases = _Groups(self.phrases, Phrase)
         for image in self.images():
-            yield image, boxes.get(image.id, []), phrases.get(image.id, [])
+            yield image, boxes.of(image.id), phrases.of(image.id)
+
+
+class _Groups:
+    """Records by image, asked for in ascending order of images."""
+
+    def __init__(self, stream: Callable[[], Iterable[Any]], kind: type[Any]) -> None:
+        image_id = attrgetter("image_id")
+        self._groups = groupby(in_order(stream, kind, image_id), image_id)
+        self._image: int | None
+        self._records: Iterable[Any]
+        self._image, self._records = next(self._groups, (None, ()))
+
+    def of(self, image_id: int) -> list[Any]:
+        """Those of one image; those of images before it that nobody asked for are passed over."""
+        while self._image is not None and self._image < image_id:
+            self._image, self._records = next(self._groups, (None, ()))
+        return list(self._records) if self._image == image_id else []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
+import numpy as np
 
-from db.document import Document
-from db.errors import NotFound, WinnowError
+from db.document import BoxRows, Document
+from db.errors import BadDataset, NotFound, WinnowError
 from db.formats import archives, coco, d3, flickr30k, lvis, odvg, omnilabel, refcoco, voc, yolo
 from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, is_split, locate, short
 from db.records import Fault, Image
@@ -136,14 +137,28 @@ def _read_zip(
     """A data set in an archive. It is unpacked for as long as the document lives."""
     place = tempfile.TemporaryDirectory(prefix="winnow-")
     root = archives.unpack(path, Path(place.name))
-    document = read(root, format=format, images=images, annotations_only=annotations_only, progress=progress)
-    faults = [msgspec.structs.replace(f, file=f.file.replace(str(root), str(path), 1)) for f in document.faults]
+    try:
+        document = read(root, format=format, images=images, annotations_only=annotations_only, progress=progress)
+    except BadDataset as error:
+        raise BadDataset(_within(error.faults, root, path)) from error
+    faults = _within(document.faults, root, path)
     file_of = document.file_of
 
     def still_there(image: Image, place: tempfile.TemporaryDirectory[str] = place) -> Path | None:
         return file_of(image)
 
     return replace(document, faults=faults, file_of=still_there)
+
+
+def _within(faults: Sequence[Fault], root: Path, path: Path) -> list[Fault]:
+    """The faults by the members of the archive, not by where they were unpacked."""
+
+    def named(text: str) -> str:
+        return text.replace(str(root), str(path))
+
+    return [
+        Fault(file=named(f.file), item=named(f.item), seen=named(f.seen), expected=named(f.expected)) for f in faults
+    ]
 
 
 def write(document: Document, folder: Path, format: str, *, with_images: bool = True) -> list[str]:
@@ -175,15 +190,23 @@ def _copy_images(document: Document, folder: Path, place: Callable[[str], str]) 
 
 
 def _check_file_names(document: Document) -> None:
-    files: dict[str, Path | None] = {}
+    hashes = array("q")  # 8 bytes of each name: there may be millions
     for image in document.images():
-        source = document.file_of(image)
         if image.split and not is_split(image.split):
             raise WinnowError(f"The split {image.split!r} cannot name a file; nothing was written.")
         if climbs(image.file_name):
             raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
-        if files.setdefault(image.file_name, source) != source:
-            raise WinnowError(f"Two different images are named {image.file_name!r}. Export their splits one by one.")
+        hashes.append(hash(image.file_name))
+    values, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
+    repeated = set(values[counts > 1].tolist())
+    files: dict[str, Path | None] = {}
+    for image in document.images() if repeated else ():
+        if hash(image.file_name) in repeated:
+            source = document.file_of(image)
+            if files.setdefault(image.file_name, source) != source:
+                raise WinnowError(
+                    f"Two different images are named {image.file_name!r}. Export their splits one by one."
+                )
 
 
 def _read_coco(path: Path, images: Path | None) -> tuple[Document, Roots]:
@@ -229,7 +252,7 @@ def _read_refcoco(path: Path, images: Path | None) -> tuple[Document, Roots]:
 
 def _everywhere(document: Document, places: list[Path]) -> Roots:
     """The same folders for every split."""
-    return {image.split: places for image in document.images()}
+    return dict.fromkeys((image.split for image in document.images()), places)
 
 
 def _read_odvg(path: Path, images: Path | None) -> tuple[Document, Roots]:
@@ -294,11 +317,11 @@ def _annotation_files(folder: Path, pattern: str) -> list[Path]:
 
 def _with_files(document: Document, path: Path, roots: Roots, progress: Progress | None) -> Document:
     """The document without the images whose files are missing or unsound, and what belongs to them."""
-    images = list(document.images())
+    total = sum(1 for _ in document.images())
     faults = Faults(str(path))
     files: dict[int, Path] = {}
     sound: set[tuple[Path, int, int]] = set()  # several lines of ODVG may show one file
-    for number, image in enumerate(images, 1):
+    for number, image in enumerate(document.images(), 1):
         root = next((root for root in roots[image.split] if is_file(root / image.file_name)), roots[image.split][0])
         item = f"image {short(image.file_name)}"
         found = locate(faults, item, root, image.file_name)
@@ -308,20 +331,19 @@ def _with_files(document: Document, path: Path, roots: Roots, progress: Progress
                 sound.add(key)
                 files[image.id] = found
         if progress is not None:
-            progress(number, len(images))
-    kept = [image for image in images if image.id in files]
+            progress(number, total)
     return replace(
-        _restricted(document, kept) if len(kept) < len(images) else document,
+        _restricted(document, files.keys()) if len(files) < total else document,
         faults=[*document.faults, *faults],
         file_of=lambda image: files.get(image.id),
     )
 
 
-def _restricted(document: Document, images: list[Image]) -> Document:
-    kept = {image.id for image in images}
+def _restricted(document: Document, kept: Container[int]) -> Document:
+    """Only the images whose ids are kept, and what belongs to them."""
     return replace(
         document,
-        images=lambda: images,
-        boxes=lambda: (box for box in document.boxes() if box.image_id in kept),
+        images=lambda: (image for image in document.images() if image.id in kept),
+        boxes=BoxRows(lambda first: (row for row in document.box_rows(first) if row[1] - first.image in kept)),
         phrases=lambda: (phrase for phrase in document.phrases() if phrase.image_id in kept),
     )

@@ -1,144 +1,72 @@
 """COCO instances: boxes, polygons, RLE, crowds. Reads and writes without losing an id, a field or a digit.
 
-Polygons are carried as raw JSON and never parsed. The usual fields are decoded into typed structs; a file whose
-annotations have others takes a slower path that keeps them. A missing `iscrowd` is noted as None in `Box.extra`, and so
-are an `area` or a `segmentation` that is null.
+Polygons are carried as raw JSON and never parsed; the annotations are read chunk by chunk (see `annotations`), so that the
+memory a file needs does not grow with them.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import orjson
-from msgspec import UNSET
 
 from db.bulk import without_gc
-from db.document import Document
-from db.errors import BadDataset
-from db.formats.checks import (
-    LARGEST,
-    WHOLE,
-    Faults,
-    check_box,
-    check_size,
-    check_storable,
-    climbs,
-    is_number,
-    is_text,
-    is_whole,
-    short,
-)
+from db.codec import BoxRow, Firsts, source_id_in, unpack
+from db.document import BoxRows, Document
+from db.formats.annotations import KEYS as ANNOTATION_KEYS
+from db.formats.annotations import Annotation, Annotations, Id, Known, is_id
+from db.formats.checks import Faults, check_size, check_storable, climbs, is_text, short
+from db.formats.jsonstream import Chunk, JsonFile
 from db.formats.writing import carried, is_private
-from db.records import XYXY, Box, Category, Fault, Image
-
-Id = int | str
-Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
-
-
-class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    id: Id64
-    image_id: Id64
-    category_id: Id64
-    bbox: tuple[float, float, float, float]
-    area: float | msgspec.UnsetType = UNSET
-    iscrowd: Literal[0, 1] | msgspec.UnsetType = UNSET
-    segmentation: msgspec.Raw = msgspec.Raw()
-
-
-class File(msgspec.Struct):
-    """A COCO file; its other keys are found out in a second pass."""
-
-    images: list[dict[str, Any]]
-    annotations: list[Annotation]
-    categories: list[dict[str, Any]] = []
-
-
-class UsualFile(File, forbid_unknown_fields=True):
-    """One with the usual other keys only: a single pass is enough."""
-
-    info: msgspec.Raw = msgspec.Raw()
-    licenses: msgspec.Raw = msgspec.Raw()
-    type: msgspec.Raw = msgspec.Raw()
-
+from db.records import Category, Fault, Image
+from db.spool import Spool
 
 FAMILY = {"coco", "lvis", "refcoco"}  # formats that keep the same private fields
+BUFFER = 2**20  # bytes of a file that is written
 KNOWN = ("images", "annotations", "categories")
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 CATEGORY_KEYS = {"id", "name", "frequency"}
-ANNOTATION_KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+EXPECTED = "a complete JSON object with the lists images, annotations and categories"
 
 
 class Split:
-    """One COCO file: its images and annotations with ordinals that begin at the given offsets."""
+    """One COCO file."""
 
     def __init__(self, path: Path, name: str, faults: Faults) -> None:
-        self.path, self.name, self.faults = path, name, faults
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-        if not data.isascii():
-            self._check_characters(data)
-        whole = self._decode(data)
-        self.raw_images, self.annotations, self.raw_categories = (whole.pop(key, []) for key in KNOWN)
+        self.name, self.faults = name, faults
+        self._file = JsonFile(path, EXPECTED)
+        self._images: list[Chunk] = []
+        self.annotations = self.make_annotations()
+        whole: dict[str, Any] = {}
+        for key, value in self._file.scan({"images": msgspec.Raw, "annotations": Annotation}):
+            if not isinstance(value, Chunk):
+                whole[key] = value
+            elif key == "images":
+                self._images.append(value._replace(items=[]))
+            else:
+                self.annotations.add(value)
+            whole.setdefault(key, [])
+        self.raw_categories = self._lists(whole)
         self.info = whole if check_storable(faults, f"the fields {', '.join(whole)}", whole) else {}
 
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        """The top level of the file. Annotations are structs, or dictionaries when some have fields of their own."""
-        try:
-            return self._typed_lists(data)
-        except (msgspec.MsgspecError, RecursionError):
-            return self._checked(self._untyped(data))
+    def make_annotations(self) -> Annotations:
+        """What gathers the annotations; a format that builds on this one asks more of them."""
+        return Annotations(self._file, self.faults)
 
-    def _typed_lists(self, data: bytes) -> dict[str, Any]:
-        try:
-            usual = msgspec.structs.asdict(msgspec.json.decode(data, type=UsualFile))
-            others = {key: usual[key] for key in ("info", "licenses", "type") if bytes(usual[key])}
-        except msgspec.ValidationError:
-            usual = msgspec.structs.asdict(msgspec.json.decode(data, type=File))
-            others = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        parsed = {key: msgspec.json.decode(raw) for key, raw in others.items() if key not in KNOWN}
-        return {**parsed, **{key: usual[key] for key in KNOWN}}
-
-    def _untyped(self, data: bytes) -> Any:
-        """By the fast reader, or by Python's, which takes NaN and Infinity, so that what holds them can be named, and
-        tells where a file breaks off."""
-        try:
-            return msgspec.json.decode(data)
-        except (msgspec.MsgspecError, RecursionError):
-            return self._parsed(data)
-
-    def _checked(self, whole: Any) -> dict[str, Any]:
-        if not isinstance(whole, dict):
-            raise self._broken(f"a {type(whole).__name__} at the top")
+    def _lists(self, whole: dict[str, Any]) -> list[Any]:
+        """Take the three lists out of the object; returns that of the categories, which may be missing."""
         for key in KNOWN:
-            if not isinstance(whole.get(key, [] if key == "categories" else None), list):
-                raise self._broken(f"{key}: {short(whole[key])}" if key in whole else f"no {key}")
-        return whole
-
-    def _check_characters(self, data: bytes) -> None:
-        """The fast reader passes over what it keeps raw, so it would not notice."""
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            raise self._broken(f"byte {error.start} of {len(data)} is no UTF-8") from error
-
-    def _parsed(self, data: bytes) -> Any:
-        text = data.decode()
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            place = len(text[: error.pos].encode())
-            raise self._broken(f"not readable as JSON: {error.msg} at byte {place} of {len(data)}") from error
-        except (ValueError, RecursionError) as error:
-            raise self._broken(f"not readable as JSON: {error}") from error
-
-    def _broken(self, seen: str) -> BadDataset:
-        expected = "a complete JSON object with the lists images, annotations and categories"
-        return BadDataset([Fault(file=str(self.path), item="the whole file", seen=seen, expected=expected)])
+            if key not in whole and key != "categories":
+                raise self._file.broken(f"no {key}")
+            value = whole.pop(key, [])
+            if not isinstance(value, list):
+                raise self._file.broken(f"{key}: {short(value)}")
+        return value
 
     def categories(self) -> list[Category]:
         found: list[Category] = []
@@ -159,15 +87,18 @@ class Split:
                 found.append(_category(len(found), raw))
         return found
 
-    def images(self, first: int) -> list[Image]:
-        found: list[Image] = []
-        ids: set[Id | None] = set()
-        for number, raw in enumerate(self.raw_images):
-            image = self._image(number, raw, ids, first + len(found))
-            if image is not None and self.sound_image(image):
-                ids.add(image.source_id)
-                found.append(image)
-        return found
+    def images(self, into: Spool[Image]) -> Known:
+        """Add the sound images and return what is known of them; the others become faults."""
+        known = Known(len(into))
+        number = 0
+        for chunk in self._images:
+            for raw in self._file.again(chunk.start, chunk.end, Any):
+                image = self._image(number, raw, known.images.ordinal, len(into))
+                if image is not None and self.sound_image(image):
+                    known.add(image)
+                    into.append(image)
+                number += 1
+        return known
 
     def file_name(self, raw: dict[str, Any]) -> Any:
         """The file name an image entry gives, None when it gives none."""
@@ -177,7 +108,7 @@ class Split:
         """What a format that builds on this one asks of an image besides; a fault when it is not so."""
         return True
 
-    def _image(self, number: int, raw: Any, ids: set[Id | None], ordinal: int) -> Image | None:
+    def _image(self, number: int, raw: Any, ids: dict[Id, int], ordinal: int) -> Image | None:
         item = f"image #{number}"
         name = self.file_name(raw) if isinstance(raw, dict) else None
         if not isinstance(raw, dict) or not is_id(raw.get("id")) or not is_text(name):
@@ -206,116 +137,6 @@ class Split:
             extra=extra,
         )
 
-    def check_annotations(self, images: list[Image], categories: list[Category]) -> list[int]:
-        """Positions of the sound annotations; the others become faults."""
-        self._image_of = {image.source_id: image for image in images}
-        self._ordinal_of = {image.source_id: image.id for image in images}
-        self._category_of = {category.source_id: category.id for category in categories}
-        sound: list[int] = []
-        seen: set[Id] = set()
-        sizes = {image.source_id: (image.width, image.height) for image in images}
-        for number, raw in enumerate(self.annotations):
-            if type(raw) is Annotation and raw.id not in seen:  # the common case, in few steps
-                x, y, w, h = raw.bbox
-                width, height = sizes.get(raw.image_id, (0, 0))
-                area = 0 if raw.area is UNSET else raw.area
-                inside = (
-                    -LARGEST <= area <= LARGEST
-                    and w > 0
-                    and h > 0
-                    and x >= 0
-                    and y >= 0
-                    and x + w <= width
-                    and y + h <= height
-                )
-                if inside and raw.category_id in self._category_of:
-                    seen.add(raw.id)
-                    sound.append(number)
-                    continue
-            if self._sound(number, raw, seen):
-                sound.append(number)
-        return sound
-
-    def _sound(self, number: int, raw: Any, seen: set[Id]) -> bool:
-        fields = _fields(raw)
-        item = f"annotation #{number}"
-        if not isinstance(fields, dict) or not is_id(fields.get("id")):
-            self.faults.add(item, short(fields), "an object with an id")
-            return False
-        item = f"annotation id {short(fields['id'])} (#{number})"
-        if fields["id"] in seen:
-            self.faults.add(item, "the id a second time", "every annotation id once")
-            return False
-        seen.add(fields["id"])
-        image = self._image_of.get(_key(fields.get("image_id")))
-        wrong = self._wrong(fields, image)
-        if wrong is not None:
-            self.faults.add(item, *wrong)
-            return False
-        assert image is not None
-        return check_box(self.faults, item, _corners(fields["bbox"]), image) and check_storable(
-            self.faults, item, fields
-        )
-
-    def _wrong(self, fields: dict[str, Any], image: Image | None) -> tuple[str, str] | None:
-        """What was seen and what would be right, of the first field that is wrong."""
-        bbox = fields.get("bbox")
-        if image is None:
-            return f"image_id {short(fields.get('image_id'))}", "the id of a sound image of this file"
-        if _key(fields.get("category_id")) not in self._category_of:
-            return f"category_id {short(fields.get('category_id'))}", "the id of a category of this file"
-        if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(is_number, bbox)):
-            return f"bbox {short(bbox)}", "four finite numbers: x, y, width, height"
-        if fields.get("area") is not None and not is_number(fields["area"]):
-            return f"area {short(fields['area'])}", "a finite number"
-        if not is_whole(fields.get("iscrowd", 0)) or fields.get("iscrowd", 0) not in (0, 1):
-            return f"iscrowd {short(fields['iscrowd'])}", "0 or 1"
-        return None
-
-    def boxes(self, sound: list[int], first: int) -> Iterator[Box]:
-        for ordinal, number in enumerate(sound, first):
-            raw = self.annotations[number]
-            yield self._typed(ordinal, raw) if type(raw) is Annotation else self._loose(ordinal, raw)
-
-    def _typed(self, ordinal: int, raw: Annotation) -> Box:
-        x, y, w, h = raw.bbox
-        segmentation: bytes | None = bytes(raw.segmentation) or None
-        extra: dict[str, Any] = {}
-        if raw.iscrowd is UNSET:
-            extra["iscrowd"] = None
-        if segmentation == b"null":
-            segmentation, extra["segmentation"] = None, None
-        return Box(
-            id=ordinal,
-            image_id=self._ordinal_of[raw.image_id],
-            xyxy=(x, y, x + w, y + h),
-            category_id=self._category_of[raw.category_id],
-            source_id=raw.id,
-            wh=(w, h),
-            area=None if raw.area is UNSET else raw.area,
-            crowd=raw.iscrowd == 1,
-            segmentation=segmentation,
-            extra=extra,
-        )
-
-    def _loose(self, ordinal: int, raw: dict[str, Any]) -> Box:
-        nulls = {key: None for key in ("area", "segmentation") if key in raw and raw[key] is None}
-        segmentation = raw.get("segmentation")
-        return Box(
-            id=ordinal,
-            image_id=self._ordinal_of[raw["image_id"]],
-            xyxy=_corners(raw["bbox"]),
-            category_id=self._category_of[raw["category_id"]],
-            source_id=raw["id"],
-            wh=tuple(raw["bbox"][2:]),
-            area=raw.get("area"),
-            crowd=raw.get("iscrowd") == 1,
-            segmentation=None if segmentation is None else orjson.dumps(segmentation),
-            extra={k: v for k, v in raw.items() if k not in ANNOTATION_KEYS}
-            | ({} if "iscrowd" in raw else {"iscrowd": None})
-            | nulls,
-        )
-
 
 def read(files: dict[str, Path], *, format: str = "coco", kind: type[Split] = Split) -> Document:
     """One document from `{split: file}`. What is wrong is in `faults`; the document holds the rest.
@@ -330,9 +151,9 @@ def read(files: dict[str, Path], *, format: str = "coco", kind: type[Split] = Sp
 def _read(files: dict[str, Path], format: str, kind: type[Split]) -> Document:
     faults: list[Fault] = []
     categories: list[Category] = []
-    images: list[Image] = []
-    parts: list[tuple[Split, list[int], int]] = []
-    boxes = 0
+    images: Spool[Image] = Spool(Image)
+    parts: list[tuple[Annotations, int]] = []  # and how many sound ones they have
+    info: dict[str, Any] = {}
     for name, path in files.items():
         split = kind(path, name, Faults(str(path)))
         own = split.categories()
@@ -343,29 +164,40 @@ def _read(files: dict[str, Path], format: str, kind: type[Split]) -> Document:
             split.faults.add("categories", f"{len(own)} other categories", expected)
             faults += split.faults
             continue
-        found = split.images(len(images))
-        sound = split.check_annotations(found, categories)
-        images += found
-        parts.append((split, sound, boxes))
-        boxes += len(sound)
+        known = split.images(images)
+        for category in categories:
+            assert category.source_id is not None
+            known.categories.add(category.source_id, category.id)
+        parts.append((split.annotations, split.annotations.check(known)))
+        info[name] = split.info
         faults += split.faults
     return Document(
         format=format,
         categories=categories,
-        info={"splits": {split.name: split.info for split, _, _ in parts}},
+        info={"splits": info},
         images=lambda: images,
-        boxes=lambda: (box for split, sound, first in parts for box in split.boxes(sound, first)),
+        boxes=BoxRows(lambda first: _rows(parts, first)),
         faults=faults,
     )
+
+
+def _rows(parts: list[tuple[Annotations, int]], first: Firsts) -> Iterator[BoxRow]:
+    for part, count in parts:
+        yield from part.rows(first)
+        first = first._replace(box=first.box + count)
 
 
 class Ids:
     """Ids as the source gave them; what has none gets the numbers after the largest."""
 
     def __init__(self, document: Document) -> None:
+        self._document = document
         self._images = numbered((i.id, i.source_id) for i in document.images())
-        self._boxes = numbered((b.id, b.source_id) for b in document.boxes())
         self._categories = numbered((c.id, c.source_id) for c in document.categories)
+
+    @cached_property
+    def _boxes(self) -> dict[int, Id]:  # for formats that ask in no order; it grows with the boxes
+        return numbered((b.id, b.source_id) for b in self._document.boxes())
 
     def image(self, ordinal: int) -> Id:
         return self._images[ordinal]
@@ -401,43 +233,74 @@ class Dialect:
 
 def write(document: Document, folder: Path, dialect: Dialect = Dialect()) -> list[str]:
     """One `SPLIT.json` per split (`annotations.json` without splits), streamed. Returns what COCO cannot hold."""
-    images: dict[str, list[Image]] = {}
-    for image in document.images():
-        images.setdefault(image.split, []).append(image)
-    split_of = {image.id: split for split, found in images.items() for image in found}
-    ids = Ids(document)
-    files = {split: _Writer(folder / dialect.file(split), document, split) for split in images or {"": []}}
+    files = _Files(document, folder, dialect)
     try:
-        for split, found in images.items():
-            files[split].array("images", (dialect.image(image, ids, document.format) for image in found))
-        for writer in files.values():
-            writer.begin("annotations")
-        skipped = private = 0
-        for box in document.boxes():
-            if box.category_id is None:
-                skipped += 1
-                continue
-            private += document.format not in FAMILY and is_private(box.extra, document.format)
-            files[split_of[box.image_id]].item(_box_out(box, ids, document.format))
-        for writer in files.values():
-            writer.end()
-            writer.array("categories", (dialect.category(category, ids) for category in document.categories))
-            writer.close()
+        files.images()
+        files.annotations()
+        files.close()
     except BaseException:
-        for writer in files.values():
-            writer.discard()
+        files.discard()
         raise
-    return _losses(document, skipped, private)
-
-
-def _losses(document: Document, skipped: int, private: int) -> list[str]:
     phrases = sum(1 for _ in document.phrases())
     counts = {
-        "boxes without a category": skipped,
+        "boxes without a category": files.skipped,
         "captions and phrases": phrases,
-        f"boxes with fields that only {document.format} has": private,
+        f"boxes with fields that only {document.format} has": files.private,
     }
     return [f"{count} {kind}" for kind, count in counts.items() if count]
+
+
+class _Files:
+    """The files of the splits, written side by side: nothing is kept of the boxes that went by."""
+
+    def __init__(self, document: Document, folder: Path, dialect: Dialect) -> None:
+        self._document, self._folder, self._dialect = document, folder, dialect
+        self._ids = Ids(document)
+        self._files: dict[str, _Writer] = {}
+        self._file_of: dict[int, _Writer] = {}  # by image; empty while there is but one file
+        self.skipped = self.private = 0
+
+    def _file(self, split: str) -> _Writer:
+        if split not in self._files:
+            self._files[split] = _Writer(self._folder / self._dialect.file(split), self._document, split)
+            self._files[split].begin("images")
+        return self._files[split]
+
+    def images(self) -> None:
+        ordinals: dict[str, list[int]] = {}
+        for image in self._document.images():
+            self._file(image.split).item(orjson.dumps(self._dialect.image(image, self._ids, self._document.format)))
+            ordinals.setdefault(image.split, []).append(image.id)
+        for split in ordinals if len(ordinals) > 1 else ():
+            self._file_of |= dict.fromkeys(ordinals[split], self._files[split])
+        only = self._file("") if not ordinals else next(iter(self._files.values()))
+        self._only = only if len(ordinals) < 2 else None
+
+    def annotations(self) -> None:
+        for file in self._files.values():
+            file.end()
+            file.begin("annotations")
+        out = _BoxOut(self._document, self._ids)
+        for row in self._document.box_rows(Firsts()):
+            if row[2] is None:
+                self.skipped += 1
+                out.pass_over(row)
+            else:
+                (self._only or self._file_of[row[1]]).item(out.item(row))
+        self.private = out.private
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.end()
+            file.begin("categories")
+            for category in self._document.categories:
+                file.item(orjson.dumps(self._dialect.category(category, self._ids)))
+            file.end()
+            file.close()
+
+    def discard(self) -> None:
+        for file in self._files.values():
+            file.discard()
 
 
 def numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
@@ -456,7 +319,7 @@ class _Writer:
 
     def __init__(self, path: Path, document: Document, split: str) -> None:
         self._path, self._part = path, path.with_name(path.name + ".part")
-        self._file = self._part.open("wb")
+        self._file = self._part.open("wb", BUFFER)
         self._file.write(b"{")
         self._first_key, self._first_item = True, True
         for key, value in document.info.get("splits", {}).get(split, {}).items():
@@ -472,18 +335,13 @@ class _Writer:
         self._file.write(b"[")
         self._first_item = True
 
-    def item(self, value: dict[str, Any]) -> None:
-        self._file.write((b"\n" if self._first_item else b",\n") + orjson.dumps(value))
+    def item(self, value: bytes) -> None:
+        self._file.write(b"\n" if self._first_item else b",\n")
+        self._file.write(value)
         self._first_item = False
 
     def end(self) -> None:
         self._file.write(b"]")
-
-    def array(self, key: str, values: Iterator[dict[str, Any]]) -> None:
-        self.begin(key)
-        for value in values:
-            self.item(value)
-        self.end()
 
     def close(self) -> None:
         self._file.write(b"}\n")
@@ -495,29 +353,51 @@ class _Writer:
         self._part.unlink(missing_ok=True)
 
 
-def _box_out(box: Box, ids: Ids, source: str) -> dict[str, Any]:
-    x1, y1, x2, y2 = box.xyxy
-    w, h = box.wh or (x2 - x1, y2 - y1)
-    absent = box.extra if source in FAMILY else {}
-    out: dict[str, Any] = {
-        "id": ids.box(box.id),
-        "image_id": ids.image(box.image_id),
-        "category_id": ids.category(box.category_id or 0),
-        "bbox": [x1, y1, w, h],
-    }
-    if box.area is not None or box.wh is None:
-        out["area"] = w * h if box.area is None else box.area
-    if "iscrowd" not in absent:
-        out["iscrowd"] = int(box.crowd)
-    if box.segmentation is not None:
-        out["segmentation"] = orjson.Fragment(box.segmentation)
-    out |= {key: None for key in ("area", "segmentation") if key in absent}
-    return out | carried(box.extra, source, ANNOTATION_KEYS)
+class _BoxOut:
+    """Rows of boxes as annotations. One without an id gets the next number after the largest of all."""
 
+    def __init__(self, document: Document, ids: Ids) -> None:
+        self._document, self._ids = document, ids
+        self._family = document.format in FAMILY
+        self._last: int | None = None
+        self.private = 0  # boxes with something that only their own format can hold
 
-def _corners(bbox: Any) -> XYXY:
-    x, y, w, h = bbox
-    return (x, y, x + w, y + h)
+    def item(self, row: BoxRow) -> bytes:
+        _, image_id, category_id, source, x1, y1, x2, y2, w, h, area, crowd, segmentation, packed = row
+        w, h = (x2 - x1, y2 - y1) if w is None else (w, h)
+        out: dict[str, Any] = {
+            "id": orjson.Fragment(source) if source is not None else self._next(),
+            "image_id": self._ids.image(image_id),
+            "category_id": self._ids.category(category_id),
+            "bbox": (x1, y1, w, h),
+        }
+        if area is not None or row[8] is None:
+            out["area"] = w * h if area is None else area
+        extra: dict[str, Any] = {} if packed is None else unpack(packed, {})
+        absent = extra if self._family else ()
+        if "iscrowd" not in absent:
+            out["iscrowd"] = 1 if crowd else 0
+        if segmentation is not None:
+            out["segmentation"] = orjson.Fragment(segmentation)
+        return orjson.dumps(self._with_fields(out, extra) if extra else out)
+
+    def pass_over(self, row: BoxRow) -> None:
+        """Take its number from a row that is not written: the others keep theirs, whatever a format leaves out."""
+        if row[3] is None:
+            self._next()
+
+    def _with_fields(self, out: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        source = self._document.format
+        self.private += not self._family and is_private(extra, source)
+        nulls = {key: None for key in ("area", "segmentation") if self._family and key in extra}
+        return out | nulls | carried(extra, source, ANNOTATION_KEYS)
+
+    def _next(self) -> int:
+        if self._last is None:
+            given = (source_id_in(row[3]) for row in self._document.box_rows(Firsts()))
+            self._last = max((own for own in given if isinstance(own, int)), default=0)
+        self._last += 1
+        return self._last
 
 
 def _category(number: int, raw: dict[str, Any]) -> Category:
@@ -533,20 +413,5 @@ def _category(number: int, raw: dict[str, Any]) -> Category:
     )
 
 
-def _fields(raw: Any) -> Any:
-    if not isinstance(raw, Annotation):
-        return raw
-    return {key: value for key, value in msgspec.structs.asdict(raw).items() if type(value) in (int, float, str, tuple)}
-
-
-def is_id(value: object) -> bool:
-    """Whether a JSON value can be an id: a whole number of 64 bits or a text."""
-    return is_whole(value) or is_text(value)
-
-
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _key(value: object) -> Any:
-    return value if is_id(value) else None

@@ -15,10 +15,12 @@ import orjson
 
 from db.document import Document
 from db.formats import coco, pickles
+from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
 from db.formats.reading import broken, without
 from db.formats.writing import Losses, carried, replaced, with_unique_ids
 from db.records import Box, Fault, Image, Phrase
+from db.spool import Spool
 
 FILES = ("sentences", "annotations", "images", "groups")
 IMAGE_KEYS = {"id", "file_name", "width", "height", "anno_id"}
@@ -38,9 +40,9 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.faults = {name: Faults(str(folder / f"{name}.pkl")) for name in FILES}
         self._raw = {name: self._table(folder / f"{name}.pkl", name) for name in FILES}
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
-        self.phrases: list[Phrase] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
+        self.phrases: Spool[Phrase] = Spool(Phrase)
 
     def _table(self, path: Path, name: str) -> dict[Any, dict[str, Any]]:
         """The entries of a file by id, without the unsound."""
@@ -52,9 +54,9 @@ class Reader:
             item = f"{name[:-1]} {short(key)}"
             plain = _plain(raw)
             lists = LISTS.get(name, ())
-            if not coco.is_id(key) or not isinstance(plain, dict) or plain.get("id") != key:
+            if not is_id(key) or not isinstance(plain, dict) or plain.get("id") != key:
                 self.faults[name].add(item, short(plain), "an object under its own id")
-            elif any(not isinstance(plain.get(part), list) or not all(map(coco.is_id, plain[part])) for part in lists):
+            elif any(not isinstance(plain.get(part), list) or not all(map(is_id, plain[part])) for part in lists):
                 self.faults[name].add(item, short(plain), f"lists of ids: {', '.join(lists)}")
             elif check_storable(self.faults[name], item, plain):
                 found[key] = plain

@@ -21,6 +21,7 @@ from db.formats.checks import Faults, check_box, check_size, climbs, is_split, i
 from db.formats.writing import Losses, replaced
 from db.formats.xmltree import Tag
 from db.records import XYXY, Box, Fault, Image, Phrase
+from db.spool import Spool
 
 SPLITS = ("train", "val", "test")
 MARK = re.compile(r"\[/EN#(\d{1,18})((?:/[\w-]+)*) ([^\[\]]+)\]", re.ASCII)
@@ -36,9 +37,9 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
-        self.phrases: list[Phrase] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
+        self.phrases: Spool[Phrase] = Spool(Phrase)
         self.faults: list[Fault] = []
 
     def read(self, stem: str, split: str) -> None:

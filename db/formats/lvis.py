@@ -8,14 +8,18 @@ source. Version 1 names its files only by `coco_url`, whose last two parts then 
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from db.document import Document
 from db.formats import coco
+from db.formats.annotations import Annotations, is_id
 from db.formats.checks import is_text, short
 from db.records import Category, Image
 
@@ -27,9 +31,17 @@ RARE, COMMON = 10, 100  # images of a class, at most; the bounds of the benchmar
 class Split(coco.Split):
     """One LVIS file, with what COCO does not ask for checked as well."""
 
+    def make_annotations(self) -> Annotations:
+        self._absent = array("q")  # pairs of image and category, as single numbers
+        objection = (f"which its image has in {NEGATIVE}", "no box of a class that is verified to be absent")
+        return Annotations(self._file, self.faults, self._forbidden, objection)
+
+    def _forbidden(self, images: NDArray[np.int32], categories: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.isin(images.astype(np.int64) * len(self._known) + categories, np.frombuffer(self._absent, np.int64))
+
     def categories(self) -> list[Category]:
         found = [category for category in super().categories() if self._sound_category(category)]
-        self._known = {category.source_id for category in found}
+        self._known = {category.source_id: number for number, category in enumerate(found)}
         return [msgspec.structs.replace(category, id=number) for number, category in enumerate(found)]
 
     def _sound_category(self, category: Category) -> bool:
@@ -53,34 +65,16 @@ class Split(coco.Split):
         item = f"image id {image.source_id!r:.40}"
         for key in (NEGATIVE, PARTIAL):
             ids = image.extra.get(key)
-            if not isinstance(ids, list) or not all(coco.is_id(value) and value in self._known for value in ids):
+            if not isinstance(ids, list) or not all(is_id(value) and value in self._known for value in ids):
                 self.faults.add(item, f"{key} {short(ids)}", "a list of ids of categories of this file")
                 return False
         both = set(image.extra[NEGATIVE]) & set(image.extra[PARTIAL])
         if both:
             seen = f"the categories {short(sorted(both, key=str))} in {NEGATIVE} and in {PARTIAL}"
             self.faults.add(item, seen, "a class that is either absent or not boxed in full")
-        return not both
-
-    def check_annotations(self, images: list[Image], categories: list[Category]) -> list[int]:
-        absent = {image.source_id: frozenset(image.extra[NEGATIVE]) for image in images}
-        return [
-            number for number in super().check_annotations(images, categories) if self._may_be_there(number, absent)
-        ]
-
-    def _may_be_there(self, number: int, absent: dict[Any, frozenset[Any]]) -> bool:
-        raw = self.annotations[number]
-        own, image, category = (
-            (raw.id, raw.image_id, raw.category_id)
-            if isinstance(raw, coco.Annotation)
-            else (raw["id"], raw["image_id"], raw["category_id"])
-        )
-        if category not in absent[image]:
-            return True
-        item = f"annotation id {short(own)} (#{number})"
-        seen = f"category_id {short(category)}, which its image has in {NEGATIVE}"
-        self.faults.add(item, seen, "no box of a class that is verified to be absent")
-        return False
+            return False
+        self._absent.extend(image.id * len(self._known) + self._known[own] for own in set(image.extra[NEGATIVE]))
+        return True
 
 
 def read(files: dict[str, Path]) -> Document:

@@ -28,8 +28,9 @@ from db.formats.checks import (
     is_whole,
     short,
 )
-from db.formats.writing import Losses, carried, replaced
+from db.formats.writing import Losses, carried, replaced, side_by_side
 from db.records import XYXY, Box, Category, Fault, Image, Phrase
+from db.spool import Spool
 
 MAX_LINE = 16 * 2**20
 LINE_KEYS = {"filename", "height", "width", "detection", "grounding"}
@@ -43,9 +44,9 @@ class Reader:
     """Gathers what the lines hold. Boxes carry the label of the file as `category_id` until all labels are known."""
 
     def __init__(self) -> None:
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
-        self.phrases: list[Phrase] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
+        self.phrases: Spool[Phrase] = Spool(Phrase)
         self.labels: dict[int, str] = {}
         self.faults: list[Fault] = []
 
@@ -157,7 +158,8 @@ class Reader:
         sound = [check_box(faults, where, xyxy, image) for xyxy in whole]
         if all(sound):
             ids = tuple(range(len(self.boxes), len(self.boxes) + len(whole)))
-            self.boxes += (Box(id=i, image_id=image.id, xyxy=xyxy) for i, xyxy in zip(ids, whole, strict=True))
+            for number, xyxy in zip(ids, whole, strict=True):
+                self.boxes.append(Box(id=number, image_id=image.id, xyxy=xyxy))
             extra = _rest(raw, REGION_KEYS) | ({} if single else {"list": True})
             place = Phrase(id=len(self.phrases), image_id=image.id, text=text, parent_id=caption.id)
             self.phrases.append(msgspec.structs.replace(place, spans=spans, box_ids=ids, extra=extra))
@@ -251,13 +253,12 @@ def write(document: Document, folder: Path) -> list[str]:
     own = document.format == "odvg"
     unheld = () if own else ("ids of images and boxes", "records with fields of their own format")
     losses = Losses("masks", "crowd flags", "areas", "boxes with neither class nor phrase", *unheld)
-    lines: dict[str, list[bytes]] = {}
-    for image, boxes, phrases in document.samples():
-        losses.see(image, boxes, phrases, document.format)
-        made = _lines_out(image, boxes, phrases, classes, document.format)
-        lines.setdefault(image.split, []).extend(map(orjson.dumps, made))
-    for split, found in lines.items():
-        replaced(folder / f"{split or 'annotations'}.jsonl", b"\n".join(found) + b"\n")
+    with side_by_side() as files:
+        for image, boxes, phrases in document.samples():
+            losses.see(image, boxes, phrases, document.format)
+            file = files(folder / f"{image.split or 'annotations'}.jsonl")
+            for line in _lines_out(image, boxes, phrases, classes, document.format):
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     if classes.label:
         replaced(folder / "label_map.json", classes.map())
     return losses.told()

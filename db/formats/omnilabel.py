@@ -15,10 +15,12 @@ import orjson
 
 from db.document import Document
 from db.formats import coco
+from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
 from db.formats.reading import broken, entries, load_json, picture_size, without
 from db.formats.writing import carried, replaced
 from db.records import Box, Fault, Image, Phrase
+from db.spool import Spool
 
 EXPECTED = "an OmniLabel object with the lists images, descriptions and annotations"
 KEYS = {"images", "descriptions", "annotations"}
@@ -33,9 +35,9 @@ class Reader:
     """Gathers images, boxes and phrases of one or more files."""
 
     def __init__(self) -> None:
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
-        self.phrases: list[Phrase] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
+        self.phrases: Spool[Phrase] = Spool(Phrase)
         self.faults: list[Fault] = []
         self.info: dict[str, Any] = {"splits": {}}
 
@@ -68,7 +70,7 @@ class _File:
     def read_images(self, listed: Any) -> None:
         for item, raw in entries(self.faults, listed, "image"):
             own, name = raw.get("id"), raw.get("file_name")
-            if not coco.is_id(own) or own in self._images:
+            if not is_id(own) or own in self._images:
                 self.faults.add(item, f"id {short(own)}", "an id that no other image has")
             elif not is_text(name) or climbs(name):
                 self.faults.add(item, f"file name {short(name)}", "a path inside the folder of the images")
@@ -99,8 +101,8 @@ class _File:
         seen: set[Any] = set()
         for item, raw in entries(self.faults, listed, "annotation"):
             own, bbox, ids = raw.get("id"), raw.get("bbox"), raw.get("description_ids")
-            image = self._images.get(raw.get("image_id")) if coco.is_id(raw.get("image_id")) else None
-            if not coco.is_id(own) or own in seen:
+            image = self._images.get(raw.get("image_id")) if is_id(raw.get("image_id")) else None
+            if not is_id(own) or own in seen:
                 self.faults.add(item, f"id {short(own)}", "an id that no other annotation has")
                 continue
             seen.add(own)
@@ -109,7 +111,7 @@ class _File:
                 self.faults.add(item, f"image_id {short(raw.get('image_id'))}", "the id of a sound image of this file")
             elif not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
                 self.faults.add(item, f"bbox {short(bbox)}", "four finite numbers: x, y, width, height")
-            elif not isinstance(ids, list) or not all(map(coco.is_id, ids)) or len(set(ids)) < len(ids):
+            elif not isinstance(ids, list) or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
                 self.faults.add(item, f"description_ids {short(ids)}", "a list of ids, each once")
             elif check_storable(self.faults, item, raw):
                 self._box(item, raw, image)
@@ -130,14 +132,14 @@ class _File:
         seen: set[Any] = set()
         for item, raw in entries(self.faults, listed, "description"):
             own, text, ids = raw.get("id"), raw.get("text"), raw.get("image_ids")
-            if not coco.is_id(own) or own in seen:
+            if not is_id(own) or own in seen:
                 self.faults.add(item, f"id {short(own)}", "an id that no other description has")
                 continue
             seen.add(own)
             item = f"description id {short(own)}"
             if not is_text(text) or not text.strip():
                 self.faults.add(item, f"text {short(text)}", "a text")
-            elif not isinstance(ids, list) or not all(map(coco.is_id, ids)) or len(set(ids)) < len(ids):
+            elif not isinstance(ids, list) or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
                 self.faults.add(item, f"image_ids {short(ids)}", "a list of ids of images, each once")
             elif check_storable(self.faults, item, raw):
                 self._description(item, raw)

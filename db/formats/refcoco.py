@@ -18,10 +18,12 @@ import orjson
 from db.document import Document
 from db.errors import WinnowError
 from db.formats import coco, pickles
+from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_storable, is_split, is_text, short
 from db.formats.reading import broken, entries, load_json, without
 from db.formats.writing import replaced, with_unique_ids
 from db.records import Box, Image, Phrase
+from db.spool import Spool
 
 INSTANCES, WRITTEN = "instances.json", "refs(winnow).json"
 SPLIT = "train"  # of an expression of an image without one: the official reader needs one
@@ -48,10 +50,11 @@ def read(path: Path) -> Document:
     reader = _Reader(document, Faults(str(refs)))
     for item, ref in entries(reader.faults, value, "reference"):
         reader.read(item, ref)
-    images = [msgspec.structs.replace(image, split=reader.splits.get(image.id, "")) for image in document.images()]
     return replace(
         document,
-        images=lambda: images,
+        images=lambda: (
+            msgspec.structs.replace(image, split=reader.splits.get(image.id, "")) for image in document.images()
+        ),
         phrases=lambda: reader.phrases,
         faults=[*document.faults, *reader.faults],
     )
@@ -72,7 +75,7 @@ class _Reader:
 
     def __init__(self, document: Document, faults: Faults) -> None:
         self.faults = faults
-        self.phrases: list[Phrase] = []
+        self.phrases: Spool[Phrase] = Spool(Phrase)
         self.splits: dict[int, str] = {}
         self._boxes: dict[Any, Box] = {box.source_id: box for box in document.boxes()}
         self._images: dict[int, Any] = {image.id: image.source_id for image in document.images()}
@@ -81,12 +84,12 @@ class _Reader:
 
     def read(self, item: str, ref: dict[str, Any]) -> None:
         ref_id, ann_id = ref.get("ref_id"), ref.get("ann_id")
-        if not coco.is_id(ref_id) or ref_id in self._seen:
+        if not is_id(ref_id) or ref_id in self._seen:
             self.faults.add(item, f"ref_id {short(ref_id)}", "an id that no other reference has")
             return
         self._seen.add(ref_id)
         item = f"reference {short(ref_id)}"
-        box = self._boxes.get(ann_id) if coco.is_id(ann_id) else None
+        box = self._boxes.get(ann_id) if is_id(ann_id) else None
         if box is None:
             self.faults.add(item, f"ann_id {short(ann_id)}", f"the id of a sound annotation of {INSTANCES}")
         elif ref.get("image_id") != self._images[box.image_id]:

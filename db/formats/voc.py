@@ -20,6 +20,7 @@ from db.formats.checks import Faults, check_box, check_size, climbs, short
 from db.formats.writing import Losses, replaced
 from db.formats.xmltree import Tag
 from db.records import XYXY, Box, Category, Fault, Image
+from db.spool import Spool
 
 SPLITS = ("train", "val", "test")  # the most specific lists come first; trainval is what is in neither
 HELD_NEVER = ("masks", "crowd flags", "areas", "boxes without a category", "captions and phrases")
@@ -32,8 +33,8 @@ class Reader:
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
         self.faults: list[Fault] = []
 
     def read(self, path: Path, split: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -13,6 +14,8 @@ from db.document import Document
 from db.records import Box, Image, Phrase
 
 R = TypeVar("R", Image, Box)
+
+BUFFER = 2**20  # bytes of a file that is written
 
 COCO_PRIVATE = {"iscrowd", "area", "segmentation", "file_name"}
 PRIVATE = {  # what a format keeps in `extra` for itself; everything else there is a field of the source
@@ -29,9 +32,34 @@ PRIVATE = {  # what a format keeps in `extra` for itself; everything else there 
 
 def replaced(path: Path, data: bytes) -> None:
     """Write a whole file under a temporary name and rename it: the file is complete or absent."""
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.write_bytes(data)
     part.replace(path)
+
+
+@contextmanager
+def side_by_side() -> Iterator[Callable[[Path], IO[bytes]]]:
+    """Gives files to write to by their paths, as many as are asked for. All take their names at the end, or none do."""
+    files: dict[Path, IO[bytes]] = {}
+
+    def file_of(path: Path) -> IO[bytes]:
+        if path not in files:
+            files[path] = _part(path).open("wb", BUFFER)
+        return files[path]
+
+    try:
+        yield file_of
+        for path, file in files.items():
+            file.close()
+            _part(path).replace(path)
+    finally:
+        for path, file in files.items():
+            file.close()
+            _part(path).unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def carried(extra: dict[str, Any], source: str, taken: set[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from db.formats.checks import (
 from db.formats.reading import broken, picture_size, without
 from db.formats.writing import Losses, replaced
 from db.records import XYXY, Box, Category, Fault, Image
+from db.spool import Spool
 
 SPLITS = ("train", "val", "test")
 YAML_KEYS = {"path", "names", "nc", *SPLITS}
@@ -89,8 +90,8 @@ class Reader:
         self.roots = [images] if images else [self.folder / "images", self.folder]
         self.faults = Faults(str(file))
         self.file_faults: list[Fault] = []
-        self.images: list[Image] = []
-        self.boxes: list[Box] = []
+        self.images: Spool[Image] = Spool(Image)
+        self.boxes: Spool[Box] = Spool(Box)
         self.info = _load_yaml(file)
         self.categories = self._categories(self.info.get("names"))
         self._category_of = {category.source_id: category.id for category in self.categories}

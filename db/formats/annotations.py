@@ -1,0 +1,339 @@
+"""The annotations of a COCO file, which stay in it: read once to check them, column by column, and again as rows.
+
+What is kept of each is a few bytes: which image and category it belongs to, and whether it is sound. Only items that
+have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
+None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, compress
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import orjson
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from db.codec import BoxRow, Firsts, box_row, source_id_out
+from db.formats.checks import (
+    LARGEST,
+    SLACK,
+    WHOLE,
+    Faults,
+    check_box,
+    check_storable,
+    is_number,
+    is_text,
+    is_whole,
+    short,
+)
+from db.formats.jsonstream import Chunk, JsonFile
+from db.records import XYXY, Box, Image
+
+Id = int | str
+Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
+KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+NO_CROWD, NO_MASK, NEITHER = b'{"iscrowd":null}', b'{"segmentation":null}', b'{"iscrowd":null,"segmentation":null}'
+
+
+class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One with the usual fields only. Its mask stays as it was written."""
+
+    id: Id64
+    image_id: Id64
+    category_id: Id64
+    bbox: tuple[float, float, float, float]
+    area: float | msgspec.UnsetType = UNSET
+    iscrowd: Literal[0, 1] | msgspec.UnsetType = UNSET
+    segmentation: msgspec.Raw = msgspec.Raw()
+
+
+class Index:
+    """Ordinals by the ids of the source."""
+
+    def __init__(self) -> None:
+        self.ordinal: dict[Id, int] = {}
+        self._sorted: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
+
+    def add(self, own: Id, ordinal: int) -> None:
+        self.ordinal[own] = ordinal
+        self._sorted = None
+
+    def ordinals(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Those of many whole numbers at once, -1 for what is not there."""
+        if self._sorted is None:
+            numbers = sorted((own, ordinal) for own, ordinal in self.ordinal.items() if isinstance(own, int))
+            table = np.array(numbers, np.int64).reshape(-1, 2)
+            self._sorted = table[:, 0], table[:, 1].astype(np.int32)
+        known, ordinals = self._sorted
+        if not len(known):
+            return np.full(len(ids), -1, np.int32)
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        return np.where(known[place] == ids, ordinals[place], -1).astype(np.int32)
+
+
+@dataclass
+class Known:
+    """What annotations refer to: images with their sizes, by ordinals from `first` on, and categories."""
+
+    first: int
+    images: Index = field(default_factory=Index)
+    categories: Index = field(default_factory=Index)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, image: Image) -> None:
+        assert image.source_id is not None
+        self.images.add(image.source_id, image.id)
+        self.sizes.append((image.width, image.height))
+
+
+@dataclass
+class Part:
+    """Annotations that were read together."""
+
+    start: int  # in bytes
+    end: int
+    ids: NDArray[Any]  # whole numbers; objects where some are texts or none at all
+    referred: NDArray[np.int64] | None  # (2, n): ids of image and category; None for what is looked at one by one
+    numbers: NDArray[np.float64] | None  # (5, n): x, y, w, h, area
+    images: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # ordinals, once they are known
+    categories: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    sound: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> Part:
+        items = chunk.items
+        if items and isinstance(items[0], Annotation):
+            keys = np.array([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
+            if keys.dtype == np.int64:
+                corners_and_sizes = chain.from_iterable([a.bbox for a in items])
+                numbers = np.empty((5, len(items)))
+                numbers[:4] = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
+                numbers[4] = [0.0 if a.area is UNSET else a.area for a in items]
+                return cls(chunk.start, chunk.end, keys[0], keys[1:], numbers)
+        ids = np.empty(len(items), object)
+        ids[:] = [own if is_id(own := get(item, "id")) else None for item in items]
+        return cls(chunk.start, chunk.end, ids, None, None)
+
+
+Forbidden = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.bool_]]
+
+
+class Annotations:
+    """Those of one file. `forbidden` tells of images and categories, by their ordinals, which may not go together, and
+    `objection` what is wrong then and what would be right."""
+
+    def __init__(
+        self,
+        file: JsonFile,
+        faults: Faults,
+        forbidden: Forbidden = lambda images, categories: np.zeros(len(images), np.bool_),
+        objection: tuple[str, str] = ("", ""),
+    ) -> None:
+        self._file, self._faults = file, faults
+        self._forbidden, self._objection = forbidden, objection
+        self._parts: list[Part] = []
+
+    def add(self, chunk: Chunk) -> None:
+        if chunk.items:
+            self._parts.append(Part.of(chunk))
+
+    def check(self, known: Known) -> int:
+        """Find what each belongs to; the unsound become faults. Returns how many are sound."""
+        self._known = known
+        sizes = np.array(known.sizes or [(0, 0)], np.float64)
+        repeated = _repeated([part.ids for part in self._parts])
+        first = 0
+        for part in self._parts:
+            again = repeated[first : first + len(part.ids)]
+            if part.referred is not None and part.numbers is not None:
+                self._check_columns(part, part.referred, part.numbers, again, sizes)
+            else:
+                part.images, part.categories = np.full((2, len(part.ids)), -1, np.int32)
+                part.sound = np.zeros(len(part.ids), np.bool_)
+            self._check_rest(part, first, again)
+            first += len(part.ids)
+            part.ids, part.referred, part.numbers = (
+                part.ids[:0],
+                None,
+                part.numbers if part.numbers is None else part.numbers[:, :0],
+            )
+        self._known = Known(0)
+        return sum(int(part.sound.sum()) for part in self._parts)
+
+    def _check_columns(
+        self,
+        part: Part,
+        referred: NDArray[np.int64],
+        numbers: NDArray[np.float64],
+        again: NDArray[np.bool_],
+        sizes: NDArray[np.float64],
+    ) -> None:
+        """As `_sound`, for all at once."""
+        part.images = self._known.images.ordinals(referred[0])
+        part.categories = self._known.categories.ordinals(referred[1])
+        width, height = sizes[np.maximum(part.images - self._known.first, 0)].T
+        x, y, w, h, area = numbers
+        right, bottom = x + w, y + h
+        inside = (x >= -SLACK) & (y >= -SLACK) & (right <= width + SLACK) & (bottom <= height + SLACK)
+        whole = (right > x) & (bottom > y) & (np.abs(area) <= LARGEST)
+        there = (part.images >= 0) & (part.categories >= 0)
+        part.sound = there & inside & whole & ~again & ~self._forbidden(part.images, part.categories)
+
+    def _check_rest(self, part: Part, first: int, again: NDArray[np.bool_]) -> None:
+        """What is not known to be sound, one by one."""
+        doubtful = np.flatnonzero(~part.sound).tolist()
+        items = self._file.again(part.start, part.end, Annotation) if doubtful else []
+        for place in doubtful:
+            raw = items[place]
+            if self._sound(first + place, raw, bool(again[place])):
+                part.images[place] = self._known.images.ordinal[get(raw, "image_id")]
+                part.categories[place] = self._known.categories.ordinal[get(raw, "category_id")]
+                part.sound[place] = self._permitted(part, place, first + place, raw)
+
+    def _permitted(self, part: Part, place: int, number: int, raw: Any) -> bool:
+        one = slice(place, place + 1)
+        forbidden = bool(self._forbidden(part.images[one], part.categories[one])[0])
+        if forbidden:
+            seen, expected = self._objection
+            item = f"annotation id {short(get(raw, 'id'))} (#{number})"
+            self._faults.add(item, f"category_id {short(get(raw, 'category_id'))}, {seen}", expected)
+        return not forbidden
+
+    def _sound(self, number: int, raw: Any, again: bool) -> bool:
+        fields = _fields(raw)
+        item = f"annotation #{number}"
+        if not isinstance(fields, dict) or not is_id(fields.get("id")):
+            self._faults.add(item, short(fields), "an object with an id")
+            return False
+        item = f"annotation id {short(fields['id'])} (#{number})"
+        if again:
+            self._faults.add(item, "the id a second time", "every annotation id once")
+            return False
+        image = self._image(fields.get("image_id"))
+        wrong = self._wrong(fields, image)
+        if wrong is not None:
+            self._faults.add(item, *wrong)
+            return False
+        assert image is not None
+        return check_box(self._faults, item, corners(fields["bbox"]), image) and check_storable(
+            self._faults, item, fields
+        )
+
+    def _image(self, own: object) -> Image | None:
+        ordinal = self._known.images.ordinal.get(own) if is_id(own) else None  # type: ignore[call-overload]
+        if ordinal is None:
+            return None
+        width, height = self._known.sizes[ordinal - self._known.first]
+        return Image(id=ordinal, file_name="", width=width, height=height)
+
+    def _wrong(self, fields: dict[str, Any], image: Image | None) -> tuple[str, str] | None:
+        """What was seen and what would be right, of the first field that is wrong."""
+        bbox, category = fields.get("bbox"), fields.get("category_id")
+        if image is None:
+            return f"image_id {short(fields.get('image_id'))}", "the id of a sound image of this file"
+        if not is_id(category) or category not in self._known.categories.ordinal:
+            return f"category_id {short(category)}", "the id of a category of this file"
+        if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(is_number, bbox)):
+            return f"bbox {short(bbox)}", "four finite numbers: x, y, width, height"
+        if fields.get("area") is not None and not is_number(fields["area"]):
+            return f"area {short(fields['area'])}", "a finite number"
+        if not is_whole(fields.get("iscrowd", 0)) or fields.get("iscrowd", 0) not in (0, 1):
+            return f"iscrowd {short(fields['iscrowd'])}", "0 or 1"
+        return None
+
+    def rows(self, first: Firsts) -> Iterator[BoxRow]:
+        """The sound ones as rows of boxes."""
+        ordinal = first.box
+        for part in self._parts:
+            images = (part.images + np.int64(first.image))[part.sound].tolist()
+            categories = (part.categories + np.int64(first.category))[part.sound].tolist()
+            items = compress(self._file.again(part.start, part.end, Annotation), part.sound.tolist())
+            make = _typed_rows if part.numbers is not None else _mixed_rows
+            yield from make(ordinal, items, images, categories)
+            ordinal += len(images)
+
+
+def _typed_rows(
+    ordinal: int, items: Iterable[Annotation], images: list[int], categories: list[int]
+) -> Iterator[BoxRow]:
+    for number, (a, image, category) in enumerate(zip(items, images, categories, strict=True), ordinal):
+        x, y, w, h = a.bbox
+        area = None if a.area is UNSET else a.area
+        mask, extra = bytes(a.segmentation) or None, None
+        if a.iscrowd is UNSET or mask == b"null":
+            extra = NO_CROWD if mask != b"null" else NO_MASK if a.iscrowd is not UNSET else NEITHER
+            mask = None if mask == b"null" else mask
+        source = str(a.id) if type(a.id) is int else source_id_out(a.id)
+        yield number, image, category, source, x, y, x + w, y + h, w, h, area, int(a.iscrowd == 1), mask, extra
+
+
+def _mixed_rows(ordinal: int, items: Iterable[Any], images: list[int], categories: list[int]) -> Iterator[BoxRow]:
+    for number, (raw, image, category) in enumerate(zip(items, images, categories, strict=True), ordinal):
+        if isinstance(raw, Annotation):
+            yield from _typed_rows(number, [raw], [image], [category])
+        else:
+            yield box_row(_loose(number, raw, image, category), Firsts())
+
+
+def _loose(number: int, raw: dict[str, Any], image: int, category: int) -> Box:
+    """The box of an annotation with fields of its own."""
+    nulls: dict[str, None] = {key: None for key in ("area", "segmentation") if key in raw and raw[key] is None}
+    nulls |= {} if "iscrowd" in raw else {"iscrowd": None}
+    segmentation = raw.get("segmentation")
+    return Box(
+        id=number,
+        image_id=image,
+        xyxy=corners(raw["bbox"]),
+        category_id=category,
+        source_id=raw["id"],
+        wh=tuple(raw["bbox"][2:]),
+        area=raw.get("area"),
+        crowd=raw.get("iscrowd") == 1,
+        segmentation=None if segmentation is None else orjson.dumps(segmentation),
+        extra={key: value for key, value in raw.items() if key not in KEYS} | nulls,
+    )
+
+
+def _repeated(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
+    """Which ids an earlier annotation has already."""
+    whole = np.concatenate(ids) if ids else np.empty(0, np.int64)
+    found = np.zeros(len(whole), np.bool_)
+    if whole.dtype == object:
+        seen: set[Any] = set()
+        for place, own in enumerate(whole.tolist()):
+            found[place] = own in seen
+            seen |= set() if own is None else {own}
+    else:
+        order = np.argsort(whole, kind="stable")
+        ordered = whole[order]
+        found[order[1:][ordered[1:] == ordered[:-1]]] = True
+    return found
+
+
+def _fields(raw: Any) -> Any:
+    if not isinstance(raw, Annotation):
+        return raw
+    return {key: value for key, value in msgspec.structs.asdict(raw).items() if type(value) in (int, float, str, tuple)}
+
+
+def get(raw: Any, key: str) -> Any:
+    """A field of an annotation, however it was read; None without it."""
+    if isinstance(raw, Annotation):
+        return getattr(raw, key)
+    return raw.get(key) if isinstance(raw, dict) else None
+
+
+def corners(bbox: Any) -> XYXY:
+    """The corners of x, y, width, height."""
+    x, y, w, h = bbox
+    return (x, y, x + w, y + h)
+
+
+def is_id(value: object) -> bool:
+    """Whether a JSON value can be an id: a whole number of 64 bits or a text."""
+    return is_whole(value) or is_text(value)
