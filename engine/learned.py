@@ -369,7 +369,7 @@ def _linear(embeddings: Float, accepted: Bool) -> tuple[Float, float]:
 def _report(examples: Examples, predicted: Float, rules: Sequence[Rule], seed: int) -> Report:
     accepted = examples.accepted
     best, singles = _singles(examples, rules)
-    auc = float(_auc(_ranked(predicted), accepted)[0])
+    auc = float(auc_of(_ranked(predicted), accepted)[0])
     gain = auc - singles[0].auc
     low, high = _gain(_ranked(predicted), best, examples, seed)
     known = ~np.isnan(predicted)
@@ -427,7 +427,7 @@ def _singles(examples: Examples, rules: Sequence[Rule]) -> tuple[Float, tuple[Si
             least, most = between[name]
             readings.append(np.minimum(values - least, most - values))
         ranked = [_ranked(reading) for reading in readings]
-        found += [(float(_auc(one, examples.accepted)[0]), name, one) for one in ranked]
+        found += [(float(auc_of(one, examples.accepted)[0]), name, one) for one in ranked]
     found.sort(key=lambda one: (-one[0], one[1]))
     aucs: dict[str, float] = {}
     for auc, name, _ in found:
@@ -447,12 +447,12 @@ def _gain(learned: Float, best: Float, examples: Examples, seed: int) -> tuple[f
     gains: list[Float] = []
     for _ in range(0, RESAMPLES, 50):
         weights = rng.multinomial(images, np.full(images, 1 / images), size=50)[:, image].astype(float)
-        gains.append(_auc(learned, examples.accepted, weights) - _auc(best, examples.accepted, weights))
+        gains.append(auc_of(learned, examples.accepted, weights) - auc_of(best, examples.accepted, weights))
     low, high = np.nanquantile(np.concatenate(gains), [0.025, 0.975])
     return float(low), float(high)
 
 
-def _auc(values: Float, accepted: Bool, weights: Float | None = None) -> Float:
+def auc_of(values: Float, accepted: Bool, weights: Float | None = None) -> Float:
     """[m] the probability that an accepted example lies above a rejected one, ties counting half, for m weightings [m, n] of the
     examples; NaN where only one sort has weight."""
     weights = np.ones((1, len(values))) if weights is None else weights

@@ -20,9 +20,9 @@ from engine.learned import (
     Examples,
     Learned,
     TooFew,
-    _auc,
     _ranked,
     _singles,
+    auc_of,
     calibration,
     fit,
     judge,
@@ -62,7 +62,7 @@ def test_two_halves_beat_either(learned: Learned) -> None:
 def test_what_it_reports_holds_for_new_candidates(learned: Learned) -> None:
     new = examples(4000, seed=1)
     predicted = learned.predict(new)
-    assert _auc(predicted, new.accepted)[0] == pytest.approx(learned.report.auc, abs=0.03)
+    assert auc_of(predicted, new.accepted)[0] == pytest.approx(learned.report.auc, abs=0.03)
     assert ((predicted - new.accepted) ** 2).mean() == pytest.approx(learned.report.brier, abs=0.02)
     bins = calibration(predicted, new.accepted)
     assert sum(one.n for one in bins) == 4000
@@ -216,7 +216,7 @@ def test_embeddings_are_learned_from_without_leaking() -> None:
 def test_auc_is_the_chance_of_the_right_order(pairs: list[tuple[int, bool]]) -> None:
     values, accepted = np.array([v for v, _ in pairs], float), np.array([a for _, a in pairs])
     yes, no = values[accepted], values[~accepted]
-    found = _auc(values, accepted)[0]
+    found = auc_of(values, accepted)[0]
     if not len(yes) or not len(no):
         assert np.isnan(found)
     else:
@@ -225,8 +225,8 @@ def test_auc_is_the_chance_of_the_right_order(pairs: list[tuple[int, bool]]) -> 
 
 def test_weights_of_the_auc_are_repetitions() -> None:
     values, accepted, times = np.array([1.0, 2, 2, 3]), np.array([False, True, False, True]), np.array([2, 1, 3, 1])
-    repeated = _auc(np.repeat(values, times), np.repeat(accepted, times))
-    assert _auc(values, accepted, times[None].astype(float)) == pytest.approx(repeated)
+    repeated = auc_of(np.repeat(values, times), np.repeat(accepted, times))
+    assert auc_of(values, accepted, times[None].astype(float)) == pytest.approx(repeated)
 
 
 def test_calibration_bins_by_hand() -> None:
@@ -287,7 +287,7 @@ def test_learned_in_the_store(store: Store, tmp_path_factory: pytest.TempPathFac
     assert (made.report.accepted + made.report.rejected, made.report.images) == (398, 40)
     values = judge(store, dataset.id, candidates)
     assert all(value is not None and reason for value, reason in values)
-    assert _auc(np.array([v for v, _ in values], float), known.accepted)[0] == pytest.approx(made.report.auc, abs=0.01)
+    assert auc_of(np.array([v for v, _ in values], float), known.accepted)[0] == pytest.approx(made.report.auc, abs=0.01)
     with pytest.raises(TooFew, match="0 accepted"):
         learn(store, dataset.id, Kind.INSTANCE)
 
@@ -361,7 +361,7 @@ def test_it_beats_the_best_single_filter_on_held_out_truth(error: float) -> None
     rules = [FILTERS[name].default for name in TEXT_FILTERS]
     found = fit(replace(seen, accepted=seen.accepted ^ wrong), rules=rules)
     predicted, (_, singles) = found.predict(new), _singles(new, rules)
-    auc = _auc(_ranked(predicted), new.accepted)[0]
+    auc = auc_of(_ranked(predicted), new.accepted)[0]
     print(f"error {error}: held-out AUC {auc:.4f}, best single {singles[0]}; {found.report.says}")
     assert found.report.on and auc > singles[0].auc + 0.02
     assert np.isnan(predicted).mean() < 0.01

@@ -44,7 +44,7 @@ class Filter:
 
     def score(self, subjects: Sequence[Subject], context: Context) -> list[Judgement]:
         """A judgement for each subject, in order. Raises ValueError when a value is no finite number."""
-        judged = self.judge(subjects, context)
+        judged = self.judge(subjects, context) if subjects else []
         for judgement in judged:
             if judgement.value is not None and not math.isfinite(judgement.value):
                 raise ValueError(f"filter {self.name} gave {judgement.value}: {judgement.reason}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from db.errors import NotFound
 
 STEPS = 3000  # of the embedder
-ROLES = ("writer", "painter", "embedder")
+ROLES = ("writer", "painter", "embedder", "aesthetic")
 Progress = Callable[[str, int, float], None]
 
 
@@ -29,5 +29,9 @@ def train(role: str, work: Path, out: Path, *, seed: int = 0, progress: Progress
         from engine.training.pocket import embedder
 
         embedder.train(work, out, steps=STEPS, seed=seed, progress=progress)
+    elif role == "aesthetic":
+        from engine.training.pocket import aesthetic
+
+        aesthetic.train(work, out, seed=seed, progress=progress)
     else:
         raise NotFound("role of the pocket pack", role, list(ROLES))

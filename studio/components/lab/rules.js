@@ -43,8 +43,8 @@ export function grouped(rules, rule, group) {
 export function bounded(rule) {
   const [low, high] = BOUNDS.map((bound) => rule[bound]);
   if (low !== null && high !== null) return `${number(low)} – ${number(high)}`;
-  if (low !== null) return `≥ ${number(low)}`;
-  return high !== null ? `≤ ${number(high)}` : "has any value";
+  if (low !== null) return `≥\u00a0${number(low)}`;
+  return high !== null ? `≤\u00a0${number(high)}` : "has any value";
 }
 
 // Short as people write it, exact enough to be read back: 0.0213, 1.42, 188.

@@ -1,0 +1,1 @@
+"""`winnow measure NAME`: what filters and bounds are worth where the truth is known exactly, on Tabletop."""
