@@ -37,7 +37,7 @@ Rows = slice | Int
 Range = tuple[int, int]
 
 c, s, h = schema.candidate.c, schema.score.c, schema.change.c
-CODES = {"accept": ACCEPTED, "edit": ACCEPTED, "reject": REJECTED, "skip": SKIPPED}
+CODES = {"accept": ACCEPTED, "edit": ACCEPTED, "reject": REJECTED, "skip": SKIPPED, "flag": SKIPPED}
 _READ = np.dtype(
     [("dataset", "i8"), ("id", "i8"), ("run", "i8"), ("kind", "i1"), ("category", "i8"), ("human", "i1")]
     + [("shuffle", "f8")]
@@ -101,11 +101,17 @@ def decide(table: Table, policy: Policy) -> Int8:
     return said
 
 
-def effective(table: Table, policies: Mapping[int, Policy]) -> Int8:
-    """int8[n]: the word of a person where there is one, else that of the policy of the run."""
+def automatic(table: Table, policies: Mapping[int, Policy]) -> Int8:
+    """int8[n]: what the policy of the run says; PENDING for a run without one."""
     said = np.full(len(table), PENDING, np.int8)
     for policy, rows in by_policy(table, policies):
         said[rows] = decide(table.take(rows), policy)
+    return said
+
+
+def effective(table: Table, policies: Mapping[int, Policy]) -> Int8:
+    """int8[n]: the word of a person where there is one, else that of the policy of the run."""
+    said = automatic(table, policies)
     return np.where(table.human == ACCEPTED, ACCEPT, np.where(table.human == REJECTED, REJECT, said)).astype(np.int8)
 
 

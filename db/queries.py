@@ -7,12 +7,14 @@ page one costs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     Row,
     Select,
     and_,
@@ -25,6 +27,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy import text as sql_text
 
 from db import schema
 from db.errors import WinnowError
@@ -49,10 +52,20 @@ ORDERS = {
 }
 
 
-class Queue(Record, frozen=True, kw_only=True):
-    """Which candidates, in which order (see `ORDERS`). `human` is a decision, "undecided" or "any". Candidates without
-    the key of the order (no score, no class) come last.
+class Span(Record, frozen=True, kw_only=True):
+    """Candidates with a score of `filter` from `low` to `high`, both included; either may be open."""
 
+    filter: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Queue(Record, frozen=True, kw_only=True):
+    """Which candidates, in which order (see `ORDERS`). `human` is a decision, "undecided", "any", or "disputed" (as many people
+    for it as against it). Candidates without the key of the order (no score, no class) come last.
+
+    `spans` all hold. `text`: words that both texts together hold, each from its beginning; "quoted words" as they stand.
+    `says` is what the policy of the run says: accept, reject or pending. `strategy` is that of the writer.
     `selection` is the token of candidates that somebody picked out. `audit` is the id of an audit: its sample in the order in
     which it was drawn, whatever `order` says, because only a beginning of that order says anything about the rest."""
 
@@ -64,6 +77,15 @@ class Queue(Record, frozen=True, kw_only=True):
     order: str = "oldest"
     selection: str | None = None
     audit: int | None = None
+    strategy: str | None = None
+    spans: tuple[Span, ...] = ()
+    text: str = ""
+    says: str | None = None
+
+    @property
+    def weighed(self) -> bool:
+        """Whether it takes the columns in memory to find these candidates."""
+        return bool(self.spans or self.text or self.says)
 
 
 def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
@@ -73,6 +95,7 @@ def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
         (c.dataset_id, queue.dataset_id),
         (c.run_id, queue.run_id),
         (c.category_id, queue.category_id),
+        (c.strategy, queue.strategy),
     ):
         if value is not None:
             wanted.append(column == value)
@@ -83,9 +106,18 @@ def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
     if queue.audit is not None:
         drawn = schema.audit_item.c
         wanted.append(c.id.in_(select(drawn.candidate_id).where(drawn.audit_id == queue.audit)))
-    if human and queue.human != "any":
-        wanted.append(_open(queue) if queue.human == "undecided" else c.human == queue.human)
+    if human:
+        wanted += _decided(queue)
     return wanted
+
+
+def _decided(queue: Queue) -> list[ColumnElement[bool]]:
+    if queue.human == "any":
+        return []
+    if queue.human == "disputed":
+        disputed = schema.dispute.c
+        return [c.id.in_(select(disputed.candidate_id).where(disputed.dataset_id == c.dataset_id))]
+    return [_open(queue) if queue.human == "undecided" else c.human == queue.human]
 
 
 def _open(queue: Queue) -> ColumnElement[bool]:
@@ -132,7 +164,7 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
     if order == "-score":
         return _keyed_then_rest(connection, scored, (s.value, s.candidate_id), rest, cursor, limit, descending=True)
     if order == "uncertain":
-        return _nearest(connection, scored, rest, _threshold(queue.order, threshold), cursor, limit)
+        return _nearest(connection, scored, rest, edge(queue.order, threshold), cursor, limit)
     raise WinnowError(f"Unknown order {queue.order!r}; known: {', '.join(ORDERS)}.")
 
 
@@ -154,7 +186,8 @@ def _foreign(cursor: Sequence[Any]) -> WinnowError:
     return WinnowError(f"The cursor {list(cursor)!r:.200} is none of this order; start again without one.")
 
 
-def _threshold(order: str, text: str) -> float:
+def edge(order: str, text: str) -> float:
+    """The threshold that an order names. Raises WinnowError when it is no finite number."""
     try:
         value = float(text)
     except ValueError:
@@ -280,3 +313,23 @@ def _passes(rule: Rule) -> ColumnElement[bool]:
     bounds = [value >= rule.at_least] if rule.at_least is not None else []
     bounds += [value <= rule.at_most] if rule.at_most is not None else []
     return and_(*bounds) if bounds else value >= literal(-math.inf)
+
+
+def search(text: str) -> Select[Any] | None:
+    """A query of the ids of all candidates whose texts hold the words, None when no word is asked for.
+
+    Every word may go on; what stands in double quotes is looked for as it stands. Marks and capitals make no difference.
+    """
+    wanted = [
+        f'"{quoted}"' if quoted else f'"{word}"*'
+        for quoted, word in _WORDS.findall(text)
+        if _LETTER.search(quoted or word)
+    ]
+    if not wanted:
+        return None
+    found = sql_text("SELECT rowid AS id FROM candidate_text WHERE candidate_text MATCH :words")
+    return select(found.bindparams(words=" ".join(wanted)).columns(id=Integer).subquery().c.id)
+
+
+_WORDS = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_LETTER = re.compile(r"\w")

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.columns import ACCEPTED, REJECTED, UNSEEN, Float, Int, Table, by_policy, effective, outcome, parts
+from db.errors import WinnowError
+from db.queries import ORDERS, edge
 from db.records import Policy, Rule, Term
 
 Policies = Mapping[int, Policy]  # run id -> policy
@@ -64,6 +66,25 @@ def value(table: Table, policies: Policies, shown: Mask) -> Sequence[Float]:
     return [-chance * (1 - chance) * undecided / (1 + looks), table.shuffle.astype(np.float64)]
 
 
+def _oldest(table: Table, policies: Policies, shown: Mask) -> Sequence[Float]:
+    return []
+
+
+def _random(table: Table, policies: Policies, shown: Mask) -> Sequence[Float]:
+    return [table.shuffle.astype(np.float64)]
+
+
+def _class(table: Table, policies: Policies, shown: Mask) -> Sequence[Float]:
+    return [np.where(table.category < 0, np.inf, table.category.astype(np.float64))]
+
+
+PLAIN: dict[str, Callable[[Table, Policies, Mask], Sequence[Float]]] = {
+    "oldest": _oldest,
+    "random": _random,
+    "class": _class,
+}
+"""The orders that the database gives too, for what only the columns can find."""
+
 COMPUTED: dict[str, Callable[[Table, Policies, Mask], Sequence[Float]]] = {
     "disagree": disagree,
     "quota": quota,
@@ -73,10 +94,27 @@ COMPUTED: dict[str, Callable[[Table, Policies, Mask], Sequence[Float]]] = {
 
 
 def rank(table: Table, policies: Policies, order: str, shown: Mask) -> Int:
-    """The ids of the candidates to be shown, first to last."""
-    keys = [key[shown] for key in COMPUTED[order](table, policies, shown)]
+    """The ids of the candidates to be shown, first to last. Raises WinnowError for an unknown order."""
+    keys = [key[shown] for key in _keys(table, policies, order, shown)]
     ids = table.ids[shown]
-    return ids[np.lexsort((ids, *reversed(keys)))]
+    return ids[np.lexsort((ids, *reversed(keys)))] if keys else ids
+
+
+def _keys(table: Table, policies: Policies, order: str, shown: Mask) -> Sequence[Float]:
+    known = {**PLAIN, **COMPUTED}
+    if order in known:
+        return known[order](table, policies, shown)
+    kind, _, argument = order.partition(":")
+    name, _, threshold = argument.partition(":")
+    scores = table.values(name)
+    away = {
+        "score": lambda: scores,
+        "-score": lambda: -scores,
+        "uncertain": lambda: np.abs(scores - edge(order, threshold)),
+    }
+    if kind not in away:
+        raise WinnowError(f"Unknown order {order!r}; known: {', '.join(ORDERS)}.")
+    return [np.nan_to_num(away[kind](), nan=np.inf)]
 
 
 def margin(table: Table, policies: Policies) -> Float:

@@ -151,11 +151,15 @@ class Decision(StrEnum):
     REJECT = "reject"
     EDIT = "edit"  # accept, with the changes in `edit`
     SKIP = "skip"
+    FLAG = "flag"  # decides nothing, like skip: to be talked about
     UNDO = "undo"  # takes back the verdict named by `undoes`
 
 
 class NewVerdict(Record, frozen=True, kw_only=True):
-    """A person's decision as it arrives. `op_id` makes a repeated delivery a no-op."""
+    """A person's decision as it arrives. `op_id` makes a repeated delivery a no-op.
+
+    `act` is the same for decisions given together. `seen` is the version of the candidate (the id of its latest verdict, 0 for
+    none) that the person had before them: when somebody else has decided since, the verdict is not taken."""
 
     op_id: str
     candidate_id: int
@@ -164,6 +168,8 @@ class NewVerdict(Record, frozen=True, kw_only=True):
     reason: str | None = None
     edit: dict[str, Any] | None = None
     undoes: str | None = None  # op_id of the verdict taken back
+    act: str | None = None
+    seen: int | None = None
 
 
 class Verdict(NewVerdict, frozen=True, kw_only=True):

@@ -9,40 +9,81 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, and_, bindparam, func, literal, or_, select
+from sqlalchemy import Connection, Row, Select, Text, and_, bindparam, case, cast, exists, func, literal, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
 from db import schema
+from db.bulk import batched
 from db.codec import pack, unpack
-from db.columns import CODES, UNSEEN, Columns, Table, log_changes
+from db.columns import ACCEPT, PENDING, REJECT, UNSEEN, Columns, Table, log_changes
+from db.columns import automatic as automatic_of
 from db.database import Database
 from db.errors import NotFound, WinnowError
 from db.ledger import check_fence, database_clock
-from db.queries import Policies, Queue, automatic, effective, matching, page, these
+from db.people import double_share, is_double, project, record, standing
+from db.queries import Policies, Queue, Span, automatic, effective, matching, page, search, these
 from db.ranking import COMPUTED, Rankings, rank
 from db.records import Candidate, Decision, Kind, NewCandidate, NewVerdict, Policy, Record, Rule, Score, Shard, Verdict
+from db.writer import GroupWriter
 
 c = schema.candidate.c
-COLUMNS = set(c.keys())
+COLUMNS = set(c.keys()) - {"shuffle", "strategy"}
+SAYS = {"accept": ACCEPT, "reject": REJECT, "pending": PENDING}
+PIECE = 5000  # candidates of an act decided in one transaction; others wait no longer than for one
+
+
+class Theirs(Record, frozen=True, kw_only=True):
+    """What somebody else decided after a person had the candidate before them."""
+
+    reviewer: str
+    decision: Decision
+    at: float
+    version: int
+    reason: str | None = None
+    edit: dict[str, Any] | None = None
 
 
 class Saved(Record, frozen=True, kw_only=True):
-    """What became of a delivered verdict: saved, repeated (already there) or refused, with the reason."""
+    """What became of a delivered verdict: saved, repeated (already there), refused, or in conflict with what somebody else
+    decided meanwhile (`theirs`); `message` says why. `version` is that of the candidate now."""
 
     op_id: str
     status: str
     message: str = ""
+    version: int = 0
+    theirs: Theirs | None = None
+
+
+class Together(Record, frozen=True, kw_only=True):
+    """A verdict on many candidates at once. `act` names it; two acts never share a name."""
+
+    act: str
+    decision: Decision
+    reviewer: str
+    reason: str | None = None
+
+
+class Act(Record, frozen=True, kw_only=True):
+    """Verdicts given together: how many there are, and how many of them were not taken back."""
+
+    act: str
+    decision: Decision
+    reviewer: str
+    at: float
+    verdicts: int
+    standing: int
 
 
 class Review:
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._writer = GroupWriter(database)
         self._columns = Columns(database)
         self._rankings = Rankings()
 
@@ -125,27 +166,35 @@ class Review:
     # The queue
 
     def page(
-        self, queue: Queue, *, cursor: Sequence[Any] = (), limit: int = 32
+        self,
+        queue: Queue,
+        *,
+        cursor: Sequence[Any] = (),
+        limit: int = 32,
+        settle: Callable[[], NDArray[np.int64]] | None = None,
     ) -> tuple[list[Candidate], list[Any] | None]:
-        """The next candidates and the cursor of the page after them (None at the end). Never uses OFFSET.
+        """The next candidates and the cursor of the page after them (None at the end). Never uses OFFSET. `settle` gives the ids
+        in an order that is not one of ours, such as by likeness; what the queue does not show is left out.
 
         Raises WinnowError for an unknown order or selection, or a cursor of another order.
         """
-        if queue.audit is None and queue.order in COMPUTED:
-            return self._ranked(queue, cursor, limit)
+        if settle is not None or (queue.audit is None and (queue.weighed or queue.order in COMPUTED)):
+            return self._ranked(queue, cursor, limit, settle or (lambda: self.find(queue)))
         with self._db.read() as connection:
             _require_selection(connection, queue)
             rows, following = page(connection, queue, cursor, limit)
         return [_candidate(row) for row in rows], following
 
-    def _ranked(self, queue: Queue, cursor: Sequence[Any], limit: int) -> tuple[list[Candidate], list[Any] | None]:
-        """A page of a computed order. Cursor: [number of the ranking, how many of it were passed]."""
+    def _ranked(
+        self, queue: Queue, cursor: Sequence[Any], limit: int, settle: Callable[[], NDArray[np.int64]]
+    ) -> tuple[list[Candidate], list[Any] | None]:
+        """A page of an order that was settled. Cursor: [number of the ranking, how many of it were passed]."""
         if cursor and not (len(cursor) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in cursor)):
             raise WinnowError(f"The cursor {list(cursor)!r:.200} is none of this order; start again without one.")
         number, at = cursor or (0, 0)
         ids = self._rankings.get(number) if cursor else None
         if ids is None:
-            ids, at = self._rank(queue), 0
+            ids, at = settle(), 0
             number = self._rankings.keep(ids)
         rows: list[Row[Any]] = []
         with self._db.read() as connection:
@@ -155,19 +204,31 @@ class Review:
                 at += len(part)
         return [_candidate(row) for row in rows], [number, at] if len(rows) == limit else None
 
-    def _rank(self, queue: Queue) -> NDArray[np.int64]:
+    def shown(self, queue: Queue, ids: Sequence[int]) -> list[Candidate]:
+        """Those of the candidates that the queue shows, in the order of `ids`; what only the columns can tell is not asked."""
+        with self._db.read() as connection:
+            return [_candidate(row) for row in these(connection, queue, ids)]
+
+    def find(self, queue: Queue) -> NDArray[np.int64]:
+        """The ids of all candidates of the queue, in its order. Raises WinnowError for an unknown order, selection or score."""
         dataset_id = self._dataset_of(queue)
         table = self.columns(dataset_id)
+        return rank(table, self.policies(dataset_id), queue.order, self.mask(queue, table))
+
+    def mask(self, queue: Queue, table: Table) -> NDArray[np.bool_]:
+        """bool[n]: which rows of the table the queue shows, whatever its order. Raises WinnowError as `find` does."""
         shown = table.mask(queue.run_id, queue.kind, queue.category_id)
-        if queue.human != "any":
-            shown &= table.human == CODES.get(queue.human, UNSEEN)
-        if queue.selection is not None:
-            token = schema.selection.c.token == queue.selection
-            with self._db.read() as connection:
-                _require_selection(connection, queue)
-                chosen = connection.execute(select(schema.selection.c.candidate_id).where(token)).scalars().all()
-            shown &= np.isin(table.ids, chosen)
-        return rank(table, self.policies(dataset_id), queue.order, shown)
+        for span in queue.spans:
+            shown &= _within(table, span)
+        if _fresh(queue):
+            shown &= table.human == UNSEEN
+        if queue.says is not None:
+            shown &= automatic_of(table, self.policies(self._dataset_of(queue))) == SAYS[queue.says]
+        with self._db.read() as connection:
+            _require_selection(connection, queue)
+            for query in _listed(queue):
+                shown &= among(table.ids, _ids(connection, query))
+        return shown
 
     def _dataset_of(self, queue: Queue) -> int:
         if queue.dataset_id is not None:
@@ -180,6 +241,23 @@ class Review:
                 f"The order {queue.order!r} weighs the candidates of one data set: name it, or one of its runs."
             )
         return found
+
+    def strategies(self, dataset_id: int) -> dict[str | None, NDArray[np.int64]]:
+        """Strategy of the writer -> the candidates made with it, ascending id; None for those without."""
+        query = select(c.strategy).where(c.dataset_id == dataset_id).distinct()
+        with self._db.read() as connection:
+            names = connection.execute(query).scalars().all()
+            return {name: _ids(connection, _with_strategy(dataset_id, name)) for name in names}
+
+    def places(self, dataset_id: int) -> list[Row[Any]]:
+        """(id, digest, x1, y1, x2, y2, width, height) of the picture that each candidate is seen in, ascending id; the box is
+        its own or that which it names, None without one."""
+        i, b = schema.image.c, schema.box.c
+        corners = [func.coalesce(c[name], b[name]).label(name) for name in ("x1", "y1", "x2", "y2")]
+        query = select(c.id, func.coalesce(c.digest, i.digest).label("digest"), *corners, i.width, i.height)
+        joined = query.join(schema.image, i.id == c.image_id).outerjoin(schema.box, b.id == c.box_id)
+        with self._db.read() as connection:
+            return list(connection.execute(joined.where(c.dataset_id == dataset_id).order_by(c.id)))
 
     def keep_selection(self, dataset_id: int, ids: Iterable[int]) -> str:
         """Keep candidates that somebody picked out and return their token, the same for the same ones.
@@ -205,15 +283,14 @@ class Review:
     def counts(self, queue: Queue, policies: Policies) -> dict[str, dict[str, int]]:
         """`{"human": {decision or "undecided": n}, "automatic": {accept, reject, pending: n}, "effective": ...}` over
         all candidates the queue speaks of, whatever has been decided about them. Raises WinnowError for an unknown selection."""
-        human = func.coalesce(c.human, "undecided").label("human")
-        states = (human, automatic(policies).label("automatic"), effective(policies).label("effective"))
-        query = select(*states, func.count()).where(*matching(queue, human=False)).group_by(*states)
-        tally: dict[str, dict[str, int]] = {"human": {}, "automatic": {}, "effective": {}}
         with self._db.read() as connection:
             _require_selection(connection, queue)
-            for *values, n in connection.execute(query):
-                for name, state in zip(tally, values, strict=True):
-                    tally[name][state] = tally[name].get(state, 0) + n
+            rows = connection.execute(_states(queue, policies)).all()
+        tally: dict[str, dict[str, int]] = {"human": {}, "automatic": {}, "effective": {}}
+        for human, says, n in rows:
+            decided = {"accept": "accept", "edit": "accept", "reject": "reject"}.get(human, says)
+            for name, state in zip(tally, (human or "undecided", says, decided), strict=True):
+                tally[name][state] = tally[name].get(state, 0) + n
         return tally
 
     def accepted(self, dataset_id: int, policies: Policies) -> Iterator[Candidate]:
@@ -236,12 +313,62 @@ class Review:
     # Verdicts
 
     def decide(self, verdicts: Sequence[NewVerdict]) -> list[Saved]:
-        """Append verdicts, all in one transaction. A repeated `op_id` changes nothing, so delivery may be retried."""
+        """Append verdicts, all or none of them. A repeated `op_id` changes nothing, so delivery may be retried."""
+        return self._writer.run(lambda connection: _append_all(connection, verdicts))
+
+    def decide_all(self, ids: Iterable[int], verdict: Together) -> int:
+        """Give the same verdict on many candidates as one act; returns how many got it.
+
+        Each verdict has the op_id `ACT/CANDIDATE`, so that a repeated act goes on where the first one ended. It is done in
+        pieces, and others may decide between them.
+        """
+        return sum(self._decide_piece(piece, verdict) for piece in batched(ids, PIECE))
+
+    def _decide_piece(self, ids: Sequence[int], verdict: Together) -> int:
         with self._db.write() as connection:
-            saved = [_append(connection, verdict) for verdict in verdicts]
-            moved = [v.candidate_id for v, s in zip(verdicts, saved, strict=True) if s.status == "saved"]
+            made = _append_many(connection, ids, verdict)
+            log_changes(connection, made)
+        return len(made)
+
+    def take_back(self, act: str, reviewer: str) -> int:
+        """Undo all verdicts of an act that still stand; returns how many that were. Raises WinnowError for an unknown act."""
+        table = schema.verdict.c
+        with self._db.read() as connection:
+            ids = connection.execute(select(table.id).where(table.act == act, table.decision != "undo")).scalars().all()
+        if not ids:
+            raise WinnowError(f"There is no act {act!r:.100} to take back.")
+        return sum(self._undo_piece(piece, act, reviewer) for piece in batched(ids, PIECE))
+
+    def _undo_piece(self, ids: Sequence[int], act: str, reviewer: str) -> int:
+        with self._db.write() as connection:
+            moved = _undo_many(connection, ids, act, reviewer)
             log_changes(connection, moved)
-        return saved
+        return len(moved)
+
+    def act_size(self, act: str) -> int:
+        """How many verdicts were given by an act so far."""
+        table = schema.verdict.c
+        query = select(func.count()).where(table.act == act, table.decision != "undo")
+        with self._db.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def acts(self, dataset_id: int, reviewer: str, *, limit: int = 20) -> list[Act]:
+        """A person's latest acts on a data set, newest first."""
+        table, undo = schema.verdict.c, schema.verdict.alias()
+        undone = exists().where(undo.c.undoes == table.op_id, undo.c.candidate_id == table.candidate_id)
+        mine = (
+            table.act.is_not(None),
+            table.reviewer == reviewer,
+            table.decision != "undo",
+            c.dataset_id == dataset_id,
+        )
+        newest = func.max(table.id)
+        columns = (table.act, table.decision, table.reviewer, func.max(table.at).label("at"))
+        counts = (func.count().label("verdicts"), func.count(case((~undone, 1))).label("standing"))
+        query = select(*columns, *counts).join(schema.candidate, c.id == table.candidate_id).where(*mine)
+        with self._db.read() as connection:
+            rows = connection.execute(query.group_by(table.act).order_by(newest.desc()).limit(limit)).all()
+        return [Act(**{**row._mapping, "decision": Decision(row.decision)}) for row in rows]
 
     def verdicts(
         self, candidate_id: int | None = None, *, reviewer: str | None = None, limit: int = 50
@@ -254,12 +381,36 @@ class Review:
         if reviewer is not None:
             query = query.where(table.c.reviewer == reviewer)
         with self._db.read() as connection:
-            return [_verdict(row) for row in connection.execute(query)]
+            return [record(row) for row in connection.execute(query)]
+
+    def latest(self, dataset_id: int, reviewer: str, *, before: int | None = None, limit: int = 20) -> list[Verdict]:
+        """A person's verdicts on a data set that nobody took back, newest first; from those older than the verdict `before`.
+        Those of an act are not among them: they are taken back together."""
+        table, undo = schema.verdict.c, schema.verdict.alias()
+        undone = exists().where(undo.c.undoes == table.op_id, undo.c.candidate_id == table.candidate_id)
+        mine = (table.reviewer == reviewer, table.decision != "undo", table.act.is_(None), ~undone)
+        query = select(schema.verdict).join(schema.candidate, c.id == table.candidate_id)
+        query = query.where(c.dataset_id == dataset_id, *mine).order_by(table.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(table.id < before)
+        with self._db.read() as connection:
+            return [record(row) for row in connection.execute(query)]
+
+    def corrections(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What the standing verdicts on these candidates changed in them; nothing of those without a correction."""
+        table = schema.verdict
+        query = select(table).where(table.c.candidate_id.in_(ids)).order_by(table.c.id.desc())
+        logs: dict[int, list[Verdict]] = {}
+        with self._db.read() as connection:
+            for row in connection.execute(query):
+                logs.setdefault(row.candidate_id, []).append(record(row))
+        found = {i: next(iter(standing(log)), None) for i, log in logs.items()}
+        return {i: verdict.edit for i, verdict in found.items() if verdict is not None and verdict.edit}
 
     def standing(self, candidate_id: int) -> Verdict | None:
         """The verdict that counts: the latest one nobody took back."""
         with self._db.read() as connection:
-            return _standing(connection, candidate_id)
+            return next(iter(standing(_log(connection, candidate_id))), None)
 
     # Policies
 
@@ -347,6 +498,55 @@ def _give(connection: Connection, run_id: int, policy: Policy) -> None:
     connection.execute(schema.log.insert().values(line))
 
 
+def _within(table: Table, span: Span) -> NDArray[np.bool_]:
+    if span.filter not in table.scores:
+        known = ", ".join(sorted(table.scores)) or "none yet"
+        raise WinnowError(f"Nothing here has a score of {span.filter!r:.100}; scored: {known}.")
+    values = table.scores[span.filter]
+    low, high = (-math.inf if span.low is None else span.low), (math.inf if span.high is None else span.high)
+    return (values >= low) & (values <= high)
+
+
+def _listed(queue: Queue) -> Iterator[Select[Any]]:
+    """Queries of ids that the candidates must all be among: for what is not in the columns."""
+    if queue.text and (found := search(queue.text)) is not None:
+        yield found
+    beyond = any(one is not None for one in (queue.selection, queue.strategy, queue.audit))
+    if beyond or (queue.human != "any" and not _fresh(queue)):
+        yield select(c.id).where(*matching(queue))
+
+
+def _states(queue: Queue, policies: Policies) -> Select[Any]:
+    """(what people say, what the policies say, how many). Without policies an index alone answers it."""
+    states = (c.human, automatic(policies)) if policies else (c.human,)
+    shown = states if policies else (c.human, literal("pending"))
+    return select(*shown, func.count()).where(*matching(queue, human=False)).group_by(*states)
+
+
+def _ids(connection: Connection, query: Select[Any]) -> NDArray[np.int64]:
+    cursor: Any = connection.execute(query).cursor
+    return np.fromiter(cursor, [("id", "i8")])["id"]
+
+
+def _with_strategy(dataset_id: int, name: str | None) -> Select[Any]:
+    return select(c.id).where(c.dataset_id == dataset_id, c.strategy == name).order_by(c.id)
+
+
+def _fresh(queue: Queue) -> bool:
+    """Whether it shows what nobody has decided, which the columns know without asking the database."""
+    return queue.human == "undecided" and queue.audit is None
+
+
+def among(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool[n]: which of the ascending ids are wanted."""
+    found = np.zeros(len(ids), bool)
+    at = np.searchsorted(ids, wanted)
+    inside = at < len(ids)
+    at = at[inside]
+    found[at[ids[at] == wanted[inside]]] = True
+    return found
+
+
 def _require_selection(connection: Connection, queue: Queue) -> None:
     if queue.selection is None:
         return
@@ -382,13 +582,13 @@ def _candidate_row(item: NewCandidate, run_id: int, dataset_id: int) -> dict[str
         "detail": pack(item.detail),
         "created_at": time.time(),
         "shuffle": int.from_bytes(rank) / 2**48,
+        "strategy": item.detail.get("strategy"),
     }
 
 
 def _candidate(row: Row[Any]) -> Candidate:
     values = {name: value for name, value in row._mapping.items() if name in COLUMNS}
     corners = tuple(values.pop(name) for name in ("x1", "y1", "x2", "y2"))
-    values.pop("shuffle")
     values["xyxy"] = None if corners[0] is None else corners
     values["kind"] = Kind(values["kind"])
     values["detail"] = unpack(values["detail"], {})
@@ -400,48 +600,134 @@ def _policy(row: Row[Any]) -> Policy:
     return Policy(id=row.id, name=row.name, version=row.version, rules=rules, created_at=row.created_at)
 
 
-def _verdict(row: Row[Any]) -> Verdict:
-    values = dict(row._mapping)
-    values["decision"] = Decision(values["decision"])
-    values["edit"] = unpack(values["edit"], None)
-    return Verdict(**values)
-
-
 # Verdicts
 
 
-def _append(connection: Connection, verdict: NewVerdict) -> Saved:
+def _append_all(connection: Connection, verdicts: Sequence[NewVerdict]) -> list[Saved]:
+    shares: dict[int, float] = {}
+    saved = [_append(connection, verdict, shares) for verdict in verdicts]
+    log_changes(connection, [v.candidate_id for v, s in zip(verdicts, saved, strict=True) if s.status == "saved"])
+    return saved
+
+
+def _append(connection: Connection, verdict: NewVerdict, shares: dict[int, float]) -> Saved:
+    """`shares`: data set -> share of double review, as far as it was read in this transaction."""
     known = select(schema.verdict.c.id).where(schema.verdict.c.op_id == verdict.op_id)
     if connection.execute(known).first():
         return Saved(op_id=verdict.op_id, status="repeated")
-    problem = _problem(connection, verdict)
-    if problem:
-        return Saved(op_id=verdict.op_id, status="refused", message=problem)
-    row = {name: getattr(verdict, name) for name in ("op_id", "candidate_id", "reviewer", "reason", "undoes")}
-    row |= {"decision": str(verdict.decision), "edit": pack(verdict.edit), "at": time.time()}
-    connection.execute(schema.verdict.insert().values(row))
-    standing = _standing(connection, verdict.candidate_id)
-    human = None if standing is None else str(standing.decision)
-    connection.execute(schema.candidate.update().where(c.id == verdict.candidate_id).values(human=human))
-    return Saved(op_id=verdict.op_id, status="saved")
+    row = connection.execute(select(c.id, c.dataset_id, c.shuffle).where(c.id == verdict.candidate_id)).one_or_none()
+    if row is None:
+        message = f"Candidate {verdict.candidate_id} no longer exists; the verdict was not needed."
+        return Saved(op_id=verdict.op_id, status="refused", message=message)
+    if row.dataset_id not in shares:
+        shares[row.dataset_id] = double_share(connection, row.dataset_id)
+    double = is_double(row.shuffle, shares[row.dataset_id])
+    log = _log(connection, row.id)
+    refused = _refused(verdict, log, double)
+    if refused is not None:
+        return refused
+    new = _insert(connection, verdict)
+    stands = standing([new, *log])
+    human = str(stands[0].decision) if stands else None
+    connection.execute(schema.candidate.update().where(c.id == row.id).values(human=human))
+    connection.execute(schema.lease.delete().where(schema.lease.c.candidate_id == row.id))
+    if double or any(one.reviewer != verdict.reviewer for one in log):
+        project(connection, row.id, row.dataset_id, stands, double)
+    return Saved(op_id=verdict.op_id, status="saved", version=new.id)
 
 
-def _problem(connection: Connection, verdict: NewVerdict) -> str | None:
-    if connection.execute(select(c.id).where(c.id == verdict.candidate_id)).first() is None:
-        return f"Candidate {verdict.candidate_id} no longer exists; the verdict was not needed."
-    if verdict.decision is not Decision.UNDO:
+def _log(connection: Connection, candidate_id: int) -> list[Verdict]:
+    """All verdicts on a candidate, newest first."""
+    table = schema.verdict
+    query = select(table).where(table.c.candidate_id == candidate_id).order_by(table.c.id.desc())
+    return [record(row) for row in connection.execute(query)]
+
+
+def _refused(verdict: NewVerdict, log: Sequence[Verdict], double: bool) -> Saved | None:
+    """Why the verdict cannot be taken, None when it can."""
+    if verdict.decision is Decision.UNDO and not any(one.op_id == verdict.undoes for one in log):
+        message = f"There is no verdict {verdict.undoes!r} on candidate {verdict.candidate_id} to undo."
+        return Saved(op_id=verdict.op_id, status="refused", message=message)
+    if verdict.seen is None or double:  # of two who are to decide unseen, each follows upon the other
         return None
-    table = schema.verdict.c
-    undone = select(table.id).where(table.op_id == verdict.undoes, table.candidate_id == verdict.candidate_id)
-    if connection.execute(undone).first() is None:
-        return f"There is no verdict {verdict.undoes!r} on candidate {verdict.candidate_id} to undo."
-    return None
+    theirs = next((one for one in log if one.id > (verdict.seen or 0) and one.reviewer != verdict.reviewer), None)
+    return None if theirs is None else _conflict(verdict, theirs)
 
 
-def _standing(connection: Connection, candidate_id: int) -> Verdict | None:
-    rows = connection.execute(
-        select(schema.verdict).where(schema.verdict.c.candidate_id == candidate_id).order_by(schema.verdict.c.id.desc())
+def _conflict(verdict: NewVerdict, theirs: Verdict) -> Saved:
+    done = "took a verdict back on" if theirs.decision is Decision.UNDO else f"decided {theirs.decision} on"
+    return Saved(
+        op_id=verdict.op_id,
+        status="conflict",
+        message=f"{theirs.reviewer} {done} candidate {verdict.candidate_id} after it was shown to you. Look at it again.",
+        version=theirs.id,
+        theirs=Theirs(
+            reviewer=theirs.reviewer,
+            decision=theirs.decision,
+            at=theirs.at,
+            version=theirs.id,
+            reason=theirs.reason,
+            edit=theirs.edit,
+        ),
     )
-    verdicts = [_verdict(row) for row in rows]
-    undone = {verdict.undoes for verdict in verdicts}
-    return next((v for v in verdicts if v.decision is not Decision.UNDO and v.op_id not in undone), None)
+
+
+def _insert(connection: Connection, verdict: NewVerdict) -> Verdict:
+    copied = ("op_id", "candidate_id", "reviewer", "reason", "undoes", "act")
+    row = {name: getattr(verdict, name) for name in copied}
+    row |= {"decision": str(verdict.decision), "edit": pack(verdict.edit), "at": time.time()}
+    made = connection.execute(schema.verdict.insert().returning(schema.verdict).values(row)).one()
+    return record(made)
+
+
+def _append_many(connection: Connection, ids: Sequence[int], verdict: Together) -> list[int]:
+    """The candidates that got the verdict: those that are there and did not have it from this act already."""
+    op_id = literal(f"{verdict.act}/") + cast(c.id, Text)
+    known = exists().where(schema.verdict.c.op_id == op_id)
+    values = {
+        "decision": str(verdict.decision),
+        "reviewer": verdict.reviewer,
+        "reason": verdict.reason,
+        "act": verdict.act,
+        "at": time.time(),
+    }
+    given = select(op_id, c.id, *map(literal, values.values())).where(c.id.in_(ids), ~known).order_by(c.id)
+    columns = ["op_id", "candidate_id", *values]
+    statement = insert(schema.verdict).from_select(columns, given).returning(schema.verdict.c.candidate_id)
+    made = list(connection.execute(statement).scalars())
+    connection.execute(schema.candidate.update().where(c.id.in_(made)).values(human=str(verdict.decision)))
+    connection.execute(schema.lease.delete().where(schema.lease.c.candidate_id.in_(made)))
+    _project_many(connection, made, verdict.reviewer)
+    return made
+
+
+def _undo_many(connection: Connection, ids: Sequence[int], act: str, reviewer: str) -> list[int]:
+    """Take these verdicts back, except those that were already. Returns the candidates they were on."""
+    v, undo = schema.verdict.c, schema.verdict.alias()
+    undone = exists().where(undo.c.undoes == v.op_id, undo.c.candidate_id == v.candidate_id)
+    op_id = literal("undo/") + v.op_id
+    values = {"decision": "undo", "reviewer": reviewer, "act": f"undo/{act}", "at": time.time()}
+    given = select(op_id, v.candidate_id, v.op_id, *map(literal, values.values())).where(v.id.in_(ids), ~undone)
+    columns = ["op_id", "candidate_id", "undoes", *values]
+    statement = insert(schema.verdict).from_select(columns, given).returning(v.candidate_id)
+    moved = list(connection.execute(statement).scalars())
+    other = schema.verdict.alias()
+    taken = exists().where(undo.c.undoes == other.c.op_id, undo.c.candidate_id == other.c.candidate_id)
+    latest = select(other.c.decision).where(other.c.candidate_id == c.id, other.c.decision != "undo", ~taken)
+    human = latest.order_by(other.c.id.desc()).limit(1).scalar_subquery()
+    connection.execute(schema.candidate.update().where(c.id.in_(moved)).values(human=human))
+    _project_many(connection, moved, reviewer)
+    return moved
+
+
+def _project_many(connection: Connection, ids: Sequence[int], reviewer: str) -> None:
+    """Disputes and second looks of candidates that this person has decided on."""
+    v = schema.verdict.c
+    others = exists().where(v.candidate_id == c.id, v.reviewer != reviewer)
+    query = select(c.id, c.dataset_id, c.shuffle, others.label("several")).where(c.id.in_(ids))
+    rows = connection.execute(query).all()
+    shares = {dataset: double_share(connection, dataset) for dataset in {row.dataset_id for row in rows}}
+    for row in rows:
+        double = is_double(row.shuffle, shares[row.dataset_id])
+        if double or row.several:
+            project(connection, row.id, row.dataset_id, standing(_log(connection, row.id)), double)

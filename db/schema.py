@@ -236,10 +236,12 @@ candidate = Table(
     Column("created_at", Float, nullable=False),
     Column("shuffle", Float, nullable=False),  # a fixed pseudo-random rank, for the random order of review
     Column("human", Text),  # projection of the verdict log: the standing human decision
+    Column("strategy", Text),  # how the writer was told to go about it; from `detail`, to be searched by
     UniqueConstraint("run_id", "target", "variant", name="candidate_key"),
     Index("candidate_queue", "dataset_id", "human", "id"),
     Index("candidate_random", "dataset_id", "human", "shuffle", "id"),
     Index("candidate_class", "dataset_id", "human", "category_id", "id"),
+    Index("candidate_strategy", "dataset_id", "strategy", "id"),
     Index("candidate_image", "image_id"),
     Index("candidate_box", "box_id"),
     Index("candidate_phrase", "phrase_id"),
@@ -268,8 +270,11 @@ verdict = Table(
     _json("edit"),
     Column("undoes", Text),
     Column("at", Float, nullable=False),
+    Column("act", Text),  # verdicts given together: one act, taken back as one
     Index("verdict_candidate", "candidate_id", "id"),
     Index("verdict_undoes", "undoes"),
+    Index("verdict_act", "act", "id"),
+    Index("verdict_reviewer", "reviewer", "id"),
 )
 
 change = Table(  # which candidates a transaction touched, for what is kept in memory (`db/columns.py`)
@@ -323,6 +328,19 @@ audit_item = Table(
     sqlite_with_rowid=False,
 )
 
+image_edit = Table(  # what people corrected in the annotations of an image: whole versions (`db/edits.py`)
+    "image_edit",
+    metadata,
+    _id(),
+    Column("op_id", Text, nullable=False, unique=True),
+    _ref("image_id", "image.id"),
+    Column("number", Integer, nullable=False),
+    Column("reviewer", Text, nullable=False),
+    _json("annotations", nullable=False),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("image_id", "number", name="image_edit_number"),
+)
+
 snapshot = Table(
     "snapshot",
     metadata,
@@ -334,3 +352,82 @@ snapshot = Table(
     _json("counts", nullable=False),
     Column("created_at", Float, nullable=False),
 )
+
+lease = Table(  # who has a candidate on the screen, and until when nobody else is given it
+    "lease",
+    metadata,
+    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+    Column("reviewer", Text, nullable=False),
+    Column("until", Float, nullable=False),
+    Index("lease_until", "until"),
+)
+
+second_look = Table(  # projection of the verdict log: decided by `reviewer` alone, and somebody else is to decide unseen
+    "second_look",
+    metadata,
+    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+    _ref("dataset_id", "dataset.id"),
+    Column("reviewer", Text, nullable=False),
+    Index("second_look_dataset", "dataset_id", "candidate_id"),
+)
+
+dispute = Table(  # projection of the verdict log: as many people for as against
+    "dispute",
+    metadata,
+    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+    _ref("dataset_id", "dataset.id"),
+    Index("dispute_dataset", "dataset_id", "candidate_id"),
+)
+
+review_setting = Table(
+    "review_setting",
+    metadata,
+    Column("dataset_id", Id, ForeignKey("dataset.id", ondelete="CASCADE"), primary_key=True),
+    Column("double_share", Float, nullable=False),  # of the candidates two people decide, neither knowing of the other
+)
+
+saved_view = Table(
+    "saved_view",
+    metadata,
+    _id(),
+    _ref("dataset_id", "dataset.id"),
+    Column("name", Text, nullable=False),
+    Column("query", Text, nullable=False),  # as it stands in the address of the page
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("dataset_id", "name", name="saved_view_name"),
+)
+
+account = Table(
+    "account",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("role", Text, nullable=False),
+    Column("password", Text, nullable=False),  # a scrypt hash with its salt: see `db/users.py`
+    Column("one_time", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("digest", Text, primary_key=True),  # of the token that the browser has
+    _ref("account_id", "account.id"),
+    Column("created_at", Float, nullable=False),
+    Column("until", Float, nullable=False),
+    Index("session_account", "account_id"),
+)
+
+trail = Table(  # who did what; triggers refuse every change of a line
+    "trail",
+    metadata,
+    _id(),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("request", Text, nullable=False),
+    Index("trail_actor", "actor", "id"),
+)
+
+# `candidate_text`, the search index of both texts, is a table of SQLite's own (FTS5) kept up by triggers: see migration 0005.

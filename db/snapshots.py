@@ -20,7 +20,10 @@ from db.codec import pack, unpack
 from db.database import Database
 from db.datasets import Datasets
 from db.document import Document
+from db.edits import Annotations, Edits, with_presence
 from db.errors import NotFound, WinnowError
+from db.formats.coco import numbered
+from db.formats.lvis import NEGATIVE, PARTIAL
 from db.queries import Policies
 from db.records import Box, Candidate, Category, Image, Kind, Phrase, Record, Snapshot
 from db.review import Review
@@ -43,11 +46,12 @@ class Sample(Record, frozen=True, kw_only=True):
 
 
 class Snapshots:
-    def __init__(self, database: Database, blobs: Blobs, datasets: Datasets, review: Review) -> None:
-        self._db, self._blobs, self._datasets, self._review = database, blobs, datasets, review
+    def __init__(self, database: Database, blobs: Blobs, datasets: Datasets, review: Review, edits: Edits) -> None:
+        self._db, self._blobs, self._datasets, self._review, self._edits = database, blobs, datasets, review, edits
 
     def freeze(self, name: str, dataset_id: int, policies: Policies | None = None) -> Snapshot:
-        """Freeze a data set under a new name; with `policies` given, together with its accepted candidates.
+        """Freeze a data set as people corrected it, under a new name; with `policies` given, together with its accepted
+        candidates.
 
         Raises WinnowError when the name is taken.
         """
@@ -109,6 +113,9 @@ class Snapshots:
         document = self._datasets.document(dataset_id)
         real = {i.id: Sample(image=i, boxes=tuple(b), phrases=tuple(p)) for i, b, p in document.samples()}
         ids = Ordinals(real.values())
+        numbers = numbered((category.id, category.source_id) for category in document.categories)
+        for image_id, version in self._edits.corrected_in(dataset_id).items():
+            real[image_id] = corrected_sample(real[image_id], version.annotations, numbers, ids)
         texts: dict[int, builtins.list[Candidate]] = {}
         for candidate in accepted:
             if candidate.kind is Kind.NEGATIVE_TEXT:
@@ -116,7 +123,7 @@ class Snapshots:
         for image_id, sample in real.items():
             yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
         for group in _pictures(accepted):
-            yield painted_sample(real[group[0].image_id], [(c, self._edit(c)) for c in group], ids)
+            yield painted_sample(real[group[0].image_id], [(c, self._edit(c)) for c in group], numbers, ids)
 
     def _edit(self, candidate: Candidate) -> dict[str, Any]:
         """The corrections of the person who accepted it with changes."""
@@ -151,6 +158,27 @@ class Ordinals:
         return self._last[kind]
 
 
+def corrected_sample(sample: Sample, annotations: Annotations, numbers: dict[int, Any], ids: Ordinals) -> Sample:
+    """The sample as people corrected it. What they added gets real ids; what they said of classes goes into the lists of
+    LVIS, by the ids (`numbers`) that the classes have in the files."""
+    box_ids = {box.id: box.id if box.id >= 0 else ids.next("box") for box in annotations.boxes}
+    phrase_ids = {one.id: one.id if one.id >= 0 else ids.next("phrase") for one in annotations.phrases}
+    phrases = (
+        msgspec.structs.replace(
+            phrase,
+            id=phrase_ids[phrase.id],
+            parent_id=None if phrase.parent_id is None else phrase_ids[phrase.parent_id],
+            box_ids=tuple(box_ids[i] for i in phrase.box_ids),
+        )
+        for phrase in annotations.phrases
+    )
+    return Sample(
+        image=with_presence(sample.image, annotations, numbers, (NEGATIVE, PARTIAL)),
+        boxes=tuple(msgspec.structs.replace(box, id=box_ids[box.id]) for box in annotations.boxes),
+        phrases=tuple(phrases),
+    )
+
+
 def _pictures(accepted: Iterable[Candidate]) -> builtins.list[builtins.list[Candidate]]:
     """Accepted paintings by the picture that shows them: those of one scene share theirs."""
     groups: dict[tuple[int, str | None], builtins.list[Candidate]] = {}
@@ -161,15 +189,19 @@ def _pictures(accepted: Iterable[Candidate]) -> builtins.list[builtins.list[Cand
     return list(groups.values())
 
 
-def painted_sample(source: Sample, painted: builtins.list[tuple[Candidate, dict[str, Any]]], ids: Ordinals) -> Sample:
+def painted_sample(
+    source: Sample, painted: builtins.list[tuple[Candidate, dict[str, Any]]], numbers: dict[int, Any], ids: Ordinals
+) -> Sample:
     """The synthetic image of accepted paintings in one picture: its boxes are those of the source image, the painted ones
     replaced (or added when nothing was replaced). What else was painted into the picture and is not accepted loses its
     box; the pixels stay (Gen2Det, section 3.2). Painted boxes have no mask. The second of each pair holds a person's
-    corrections: `xyxy`, `category_id`, `text_after`."""
+    corrections: `xyxy`, `category_id`, `text_after`. `numbers` are the ids that the classes have in the files."""
     first = painted[0][0]
     assert first.digest
     image_id = ids.next("image")
-    extra = {"synthetic": True, "candidate": first.id, "source_image": source.image.id}
+    extra: dict[str, Any] = {"synthetic": True, "candidate": first.id, "source_image": source.image.id}
+    new = [(candidate, edit, _painted_box(candidate, edit, image_id, ids)) for candidate, edit in painted]
+    extra |= _class_lists(source.image, {numbers[box.category_id] for _, _, box in new if box.category_id in numbers})
     image = msgspec.structs.replace(
         source.image,
         id=image_id,
@@ -178,7 +210,6 @@ def painted_sample(source: Sample, painted: builtins.list[tuple[Candidate, dict[
         source_id=None,
         extra=extra,
     )
-    new = [(candidate, edit, _painted_box(candidate, edit, image_id, ids)) for candidate, edit in painted]
     gone = {candidate.box_id for candidate, _ in painted} | set(first.detail.get("scene_boxes", ()))
     kept = [other for other in source.boxes if other.id not in gone]
     boxes = [msgspec.structs.replace(b, id=ids.next("box"), image_id=image_id, source_id=None) for b in kept]
@@ -189,6 +220,12 @@ def painted_sample(source: Sample, painted: builtins.list[tuple[Candidate, dict[
         phrases=tuple(phrases),
         candidate_ids=tuple(candidate.id for candidate, _ in painted),
     )
+
+
+def _class_lists(image: Image, painted: set[Any]) -> dict[str, Any]:
+    """What the source image says of its classes, by LVIS's lists: a class that was painted in is absent no longer."""
+    found = {name: image.extra[name] for name in (NEGATIVE, PARTIAL) if name in image.extra}
+    return found | {NEGATIVE: [n for n in found[NEGATIVE] if n not in painted]} if NEGATIVE in found else found
 
 
 def _painted_box(candidate: Candidate, edit: dict[str, Any], image_id: int, ids: Ordinals) -> Box:

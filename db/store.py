@@ -8,10 +8,14 @@ from db.audits import Audits
 from db.blobs import Blobs
 from db.database import Database
 from db.datasets import Datasets
+from db.edits import Edits
 from db.ledger import Ledger
 from db.migrate import migrate
+from db.people import People
 from db.review import Review
 from db.snapshots import Snapshots
+from db.users import Users
+from db.views import Views
 
 
 class Store:
@@ -19,8 +23,12 @@ class Store:
 
     datasets   import, browse and stream data sets
     review     candidates, scores, verdicts, policies and the queue
+    edits      corrections of the annotations of images, version by version
+    people     leases, second looks, disputes, who decided what when
+    views      filters kept under a name
     audits     random samples of what a policy accepts, and the looks at them
     snapshots  frozen selections
+    users      accounts, sessions, and the trail of what people did
     ledger     runs, shards, leases, logs, metrics
     blobs      files by content
     """
@@ -32,9 +40,13 @@ class Store:
         self._database = Database(home / "winnow.db")
         self.blobs = Blobs(home / "blobs")
         self.datasets = Datasets(self._database, self.blobs)
+        self.edits = Edits(self._database, self.datasets)
         self.review = Review(self._database)
+        self.people = People(self._database)
+        self.views = Views(self._database)
         self.audits = Audits(self._database)
-        self.snapshots = Snapshots(self._database, self.blobs, self.datasets, self.review)
+        self.snapshots = Snapshots(self._database, self.blobs, self.datasets, self.review, self.edits)
+        self.users = Users(self._database)
         self.ledger = Ledger(self._database)
 
     def close(self) -> None:

@@ -111,14 +111,14 @@ class Pictures:
 
         `load` gives the pixels of a blob; it is called from several threads, once for each blob with a region that is not
         known yet. Raises WinnowError when the model gives a number that is none."""
-        known: dict[Region, np.ndarray | str] = dict(self._known({region: _key_of(region) for region in regions}))
+        known: dict[Region, np.ndarray | str] = dict(self._known({region: key_of(region) for region in regions}))
         missing = [region for region in dict.fromkeys(regions) if region not in known]
         fit = getattr(self.embedder, "fit", None) or (lambda image: image)
         cut = _cut_ahead(missing, load, fit)
         while some := list(islice(cut, self.embedder.batch_size)):
             seen = {region: pixels for region, pixels in some if not isinstance(pixels, str)}
             known |= {region: told for region, told in some if isinstance(told, str)}
-            known |= self._new(seen, {region: _key_of(region) for region in seen}, self.embedder.images)
+            known |= self._new(seen, {region: key_of(region) for region in seen}, self.embedder.images)
         return [known[region] for region in regions]
 
     def _known(self, keys: dict[T, bytes]) -> dict[T, np.ndarray]:
@@ -154,7 +154,8 @@ class Embeddings(Pictures):
         return np.array([known[text] for text in texts], np.float32).reshape(-1, self.embedder.width)
 
 
-def _key_of(region: Region) -> bytes:
+def key_of(region: Region) -> bytes:
+    """The key under which the vector of a region is kept."""
     return hashlib.sha256(f"{region.digest}\0{region.area}".encode()).digest()
 
 

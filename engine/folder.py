@@ -17,8 +17,9 @@ from engine.seeds import seed_of
 HELD_OUT = 10  # without a validation split, one image in this many is held out
 
 
-def training_folder(store: Store, snapshot: Snapshot, folder: Path) -> dict[str, int]:
-    """Write `train.json` and `val.json` (COCO; image files by absolute path, `"synthetic": true` on generated ones).
+def training_folder(store: Store, snapshot: Snapshot, folder: Path, masks: bool = False) -> dict[str, int]:
+    """Write `train.json` and `val.json` (COCO; image files by absolute path, `"synthetic": true` on generated ones; with
+    `masks`, the masks of the source).
 
     Training uses the split `train`, or everything outside `val` and `test`. Validation uses `val`, else real images held
     out by their id; what was generated from a held-out image is left out of training. Returns the images of each.
@@ -41,7 +42,7 @@ def training_folder(store: Store, snapshot: Snapshot, folder: Path) -> dict[str,
         raise WinnowError(f"Snapshot {snapshot.name!r} has no annotated image with its file to train on.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", train), ("val", val)):
-        (folder / f"{name}.json").write_bytes(orjson.dumps(coco(store, header, part)))
+        (folder / f"{name}.json").write_bytes(orjson.dumps(coco(store, header, part, masks)))
     return {"train": len(train), "val": len(val), "synthetic": sum(map(_synthetic, train))}
 
 
@@ -57,8 +58,9 @@ def split_coco(store: Store, snapshot: Snapshot, split: str) -> dict[str, Any]:
     return coco(store, header, chosen)
 
 
-def coco(store: Store, header: Header, samples: Iterable[Sample]) -> dict[str, Any]:
-    """Samples as COCO with the ids of the store; class ids are those of the store's categories."""
+def coco(store: Store, header: Header, samples: Iterable[Sample], masks: bool = False) -> dict[str, Any]:
+    """Samples as COCO with the ids of the store; class ids are those of the store's categories. Masks stay the JSON of
+    the source, which `orjson` writes as it is."""
     images, annotations = [], []
     for sample in samples:
         image = sample.image
@@ -77,16 +79,17 @@ def coco(store: Store, header: Header, samples: Iterable[Sample]) -> dict[str, A
                 continue
             x1, y1, x2, y2 = box.xyxy
             width, height = x2 - x1, y2 - y1
-            annotations.append(
-                {
-                    "id": box.id,
-                    "image_id": image.id,
-                    "category_id": box.category_id,
-                    "bbox": [x1, y1, width, height],
-                    "area": width * height if box.area is None else box.area,
-                    "iscrowd": int(box.crowd),
-                }
-            )
+            note = {
+                "id": box.id,
+                "image_id": image.id,
+                "category_id": box.category_id,
+                "bbox": [x1, y1, width, height],
+                "area": width * height if box.area is None else box.area,
+                "iscrowd": int(box.crowd),
+            }
+            if masks and box.segmentation:
+                note["segmentation"] = orjson.Fragment(box.segmentation)
+            annotations.append(note)
     categories = [{"id": category.id, "name": category.name} for category in header.categories]
     return {"images": images, "annotations": annotations, "categories": categories}
 

@@ -19,7 +19,10 @@ from db.store import Store
 from engine.chat import Usage
 from engine.detections import Detections
 from engine.pixels import Rectangle
+from engine.presets import PRESETS
 from engine.prompts import Pair
+
+TRAININGS = 1000  # the newest, among which the detector of a data set is looked for
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,16 @@ class Context:
         return self._role("aesthetics")
 
     def detector(self) -> Detector | None:
-        """The pack's detector, else the newest that was trained here on this data set, None when there is none yet.
+        """The pack's detector, else the newest of fixed classes that was trained here on this data set, None when there is
+        none yet.
         Raises WinnowError when it cannot be loaded."""
         named = self._role("detector")
         return named if named is not None else self._trained()
 
     def _trained(self) -> Detector | None:
-        runs = self.store.ledger.runs(kind=RunKind.TRAIN, state=State.DONE, dataset_id=self.dataset_id, limit=1)
-        folder = model_folder(self.store.home, runs[0].id) if runs else None
+        done = self.store.ledger.runs(kind=RunKind.TRAIN, state=State.DONE, dataset_id=self.dataset_id, limit=TRAININGS)
+        newest = next((run for run in done if PRESETS[run.options["preset"]].kind == "closed"), None)
+        folder = model_folder(self.store.home, newest.id) if newest else None
         return _load_detector(folder, self.device) if folder and folder.is_dir() else None
 
     def _role(self, role: str) -> Any:

@@ -21,7 +21,7 @@ from engine.filters import FILTERS
 from engine.generate import Generator, Made
 from engine.lab import refuse_unknown
 from engine.packs import Pack, load_pack, prompt_digests
-from engine.presets import PRESETS, TrainOptions
+from engine.presets import PRESETS, train_options
 from engine.prompts import Pair
 from engine.prompts import load as load_prompt
 from engine.provenance import versions
@@ -93,11 +93,7 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     first = max(one.variant for one in siblings) + 1
     options = {
         **{name: origin.options[name] for name in ("pack", "policy_id")},
-        **(
-            _writing(store, candidate.dataset_id, _pack_of(store, origin))
-            if recipe.writes
-            else {}
-        ),
+        **(_writing(store, candidate.dataset_id, _pack_of(store, origin)) if recipe.writes else {}),
         "amount": amount,
         "preview": False,
         "again_of": candidate.id,
@@ -202,19 +198,29 @@ def start_filter(store: Store, *, dataset_id: int, filters: Sequence[str], of_ru
 
 
 def start_train(
-    store: Store, *, snapshot_id: int, preset: str, options: dict[str, Any] | None = None, seed: int = 0
+    store: Store,
+    *,
+    snapshot_id: int,
+    preset: str,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+    ablation: dict[str, Any] | None = None,
 ) -> Run:
-    """Queue the training of a preset on a snapshot. Raises NotFound, or WinnowError naming each bad option."""
-    if preset not in PRESETS:
-        raise NotFound("detector preset", preset, list(PRESETS))
+    """Queue the training of a preset on a snapshot. `ablation` says what it is a part of (`engine.ablation`). Raises
+    NotFound, or WinnowError naming each bad option."""
     snapshot = store.snapshots.get(snapshot_id)
-    chosen = _train_options(preset, options or {})
+    chosen = train_options(preset, options or {})
     run = store.ledger.create_run(
         RunKind.TRAIN,
         f"{PRESETS[preset].title} on {snapshot.name}",
         dataset_id=snapshot.dataset_id,
         recipe="",
-        options={"snapshot_id": snapshot.id, "preset": preset, "train": chosen.model_dump(mode="json")},
+        options={
+            "snapshot_id": snapshot.id,
+            "preset": preset,
+            "train": chosen.model_dump(mode="json"),
+            **({} if ablation is None else {"ablation": ablation}),
+        },
         seed=seed,
         versions=versions(),
     )
@@ -222,11 +228,11 @@ def start_train(
     return store.ledger.run(run.id)
 
 
-def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: str) -> Run:
-    """Queue the evaluation of a trained detector on one split of a snapshot. Raises WinnowError when there is no such
-    model or split."""
+def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: str, wait: bool = False) -> Run:
+    """Queue the evaluation of a trained detector on one split of a snapshot; with `wait`, after a training that has not
+    ended yet. Raises WinnowError when there is no such model or split."""
     trained = store.ledger.run(train_run_id)
-    if trained.kind is not RunKind.TRAIN or trained.state is not State.DONE:
+    if trained.kind is not RunKind.TRAIN or not (trained.state is State.DONE or (wait and not trained.state.ended)):
         raise WinnowError(f"Run {train_run_id} is no finished training ({trained.kind}, {trained.state}).")
     snapshot = store.snapshots.get(snapshot_id)
     run = store.ledger.create_run(
@@ -237,6 +243,7 @@ def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: 
         options={"train_run_id": train_run_id, "snapshot_id": snapshot.id, "split": split},
         seed=trained.seed,
         versions=versions(),
+        after_id=trained.id if wait else None,
     )
     store.ledger.plan(run.id, [({}, 1)])
     return store.ledger.run(run.id)
@@ -260,16 +267,6 @@ def rerun(store: Store, run_id: int) -> Run:
         preview=run.options["preview"],
         quota=Quota.model_validate(quota) if quota else None,
     )
-
-
-def _train_options(preset: str, options: dict[str, Any]) -> TrainOptions:
-    from pydantic import ValidationError
-
-    try:
-        return TrainOptions.model_validate({**PRESETS[preset].defaults.model_dump(), **options})
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise WinnowError(f"Training options: {faults}") from error
 
 
 def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -12,6 +12,8 @@ from db.errors import WinnowError
 from db.records import Dataset, Run, Snapshot
 from engine import demo, runs
 from engine.packs import DEFAULT_PACK
+from engine.preflight import Preflight
+from engine.preflight import preflight as try_out
 from engine.quota import quota_of
 from engine.recipe import load
 from studio.context import Studio
@@ -128,6 +130,19 @@ def export(studio: Studio, *, snapshot: str | int, folder: Path, format: str = "
 
 
 # Training and evaluation
+
+
+def preflight(
+    studio: Studio,
+    *,
+    snapshot: str | int,
+    preset: str = "tiny_atss",
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Preflight:
+    """What a training would need, from its data and twenty of its steps, done now in a process of their own."""
+    chosen = studio.store.snapshots.get(snapshot)
+    return try_out(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed)
 
 
 def start_training(

@@ -7,11 +7,13 @@ origin cannot send without asking first.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -19,13 +21,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from db.edits import Correction
 from db.errors import NotFound, WinnowError
-from db.queries import Queue
-from db.records import Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
+from db.queries import Queue, Span
+from db.records import Candidate, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
+from db.review import among
 from db.store import Store
 from studio import views
+from studio.finding import Finder
 from studio.thumbs import SIZES, Thumbs
 
+STATES = ("undecided", "accept", "reject", "skip")  # in the order of the codes of `Table.human`
 MAX_BODY = 2**20
 MAX_VERDICTS = 500
 COMPONENTS = Path(__file__).parent / "components"
@@ -58,10 +64,15 @@ class Wanted(BaseModel):
     run: RowId | None = None
     kind: Kind | None = None
     category: RowId | None = None
-    human: Literal["undecided", "accept", "reject", "edit", "skip", "any"] = "undecided"
+    human: Literal["undecided", "accept", "reject", "edit", "skip", "flag", "disputed", "any"] = "undecided"
     order: str = Field("oldest", max_length=120)
     selection: str | None = Field(None, min_length=1, max_length=80)  # a token of the threshold lab
     audit: RowId | None = None
+    strategy: str | None = Field(None, max_length=200)
+    says: Literal["accept", "reject", "pending"] | None = None
+    text: str = Field("", max_length=400)
+    scores: str = Field("", max_length=2000)  # FILTER:LOW:HIGH, several with commas between; a bound may be left out
+    cluster: str | None = Field(None, pattern=r"^\d{1,3}:\d{1,3}$")  # NUMBER:OF, of so many clusters
 
     def queue(self) -> Queue:
         return Queue(
@@ -73,13 +84,43 @@ class Wanted(BaseModel):
             order=self.order,
             selection=self.selection,
             audit=self.audit,
+            strategy=self.strategy,
+            says=self.says,
+            text=self.text,
+            spans=spans(self.scores),
         )
+
+
+def spans(text: str) -> tuple[Span, ...]:
+    """The ranges of scores as they stand in a URL. Raises WinnowError."""
+    return tuple(_span(part) for part in text.split(",") if part)
+
+
+def _span(text: str) -> Span:
+    name, *bounds = text.split(":")
+    try:
+        low, high = (float(bound) if bound else None for bound in bounds)
+    except ValueError as error:
+        expected = "expected FILTER:LOW:HIGH, such as seam:0.5:2 or seam::2"
+        raise WinnowError(f"The range of scores {text!r:.100} cannot be read; {expected}.") from error
+    if any(bound is not None and not math.isfinite(bound) for bound in (low, high)):
+        raise WinnowError(f"The range of scores {text!r:.100} has an end that is no finite number.")
+    return Span(filter=name, low=low, high=high)
 
 
 class Asked(Wanted):
     cursor: str = Field("", max_length=400)
     limit: int = Field(32, ge=1, le=100)
     reviewer: str = Field("local", max_length=200)  # whose looks of an audit are behind them
+
+
+class Held(BaseModel):
+    """Candidates that a person has on the screen."""
+
+    model_config = ConfigDict(extra="forbid")
+    reviewer: str = Field("local", min_length=1, max_length=200)
+    ids: list[RowId] = Field(max_length=500)
+    was: str | None = Field(None, min_length=1, max_length=200)  # the name under which they were held so far
 
 
 class Counted(Wanted):
@@ -94,11 +135,14 @@ class Delivered(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     decision: Decision
     reviewer: Text = "local"
     reason: Text | None = None
-    edit: dict[str, Any] | None = None
+    edit: Correction | None = None
     undoes: Text | None = None
+    act: Text | None = None
+    seen: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
     def verdict(self) -> NewVerdict:
-        return NewVerdict(**msgspec.structs.asdict(self))
+        edit = None if self.edit is None else msgspec.to_builtins(self.edit)
+        return NewVerdict(**msgspec.structs.asdict(self) | {"edit": edit})
 
 
 class Route(APIRoute):
@@ -140,7 +184,7 @@ def answer(value: Any, status: int = 200) -> Response:
 def router(store: Store) -> APIRouter:
     """All routes on one store. Include them before Gradio is mounted at "/", which swallows what comes later."""
     routes = APIRouter(route_class=Route)
-    _add_review(routes, store)
+    _add_review(routes, store, Finder(store))
     _add_media(routes, store, Thumbs(store.blobs, store.home / "thumbs"))
     _add_static(routes)
     return routes
@@ -149,7 +193,7 @@ def router(store: Store) -> APIRouter:
 # Review
 
 
-def _add_review(routes: APIRouter, store: Store) -> None:
+def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
     @routes.get("/api/review/setup")
     def setup(dataset: Annotated[RowId | None, Query()] = None) -> Response:
         """What the controls of the page offer, for the named data set or the one worked on last."""
@@ -157,19 +201,29 @@ def _add_review(routes: APIRouter, store: Store) -> None:
 
     @routes.get("/api/review/next")
     def following(asked: Annotated[Asked, Query()]) -> Response:
-        """Cards, and the cursor of the page after them."""
+        """Cards, and the cursor of the page after them. Of what is still to be decided, nobody is given what somebody else has
+        on the screen."""
         store.datasets.get(asked.dataset)
-        start = _cursor(asked.cursor) or _looked(store, asked)
-        found, cursor = store.review.page(asked.queue(), cursor=start, limit=asked.limit)
+        start = cursor_of(asked.cursor) or _looked(store, asked)
+        found, cursor = _handed_out(store, finder, asked, start)
         shown = None if cursor is None else msgspec.json.encode(cursor).decode()
-        cards = views.cards(store, found)
-        blind = asked.audit is not None and store.audits.audit(asked.audit).hide
-        return answer({"cards": [_blind(card) for card in cards] if blind else cards, "next": shown})
+        return answer({"cards": _cards(store, asked, found), "next": shown})
+
+    @routes.post("/api/review/leases", dependencies=[Depends(from_our_pages)])
+    def leases(held: Held) -> Response:
+        """Keep candidates that are still on the screen. Answers those that somebody else has now, with the name."""
+        if held.was is not None:
+            store.people.leave(held.was, held.ids)
+        mine = store.people.take(held.ids, held.reviewer)
+        lost = store.people.holders(held.ids, held.reviewer)
+        return answer({"kept": sorted(mine), "lost": lost})
 
     @routes.get("/api/review/counts")
     def counts(wanted: Annotated[Counted, Query()]) -> Response:
         """How many of the queue's candidates are in which state; what the policies say only when asked, since it
         takes longer."""
+        if wanted.queue().weighed or wanted.cluster is not None:
+            return answer({"human": _tally(store, finder, wanted)})
         known = store.review.policies(wanted.dataset) if wanted.policies else {}
         return answer(store.review.counts(wanted.queue(), known))
 
@@ -177,19 +231,31 @@ def _add_review(routes: APIRouter, store: Store) -> None:
     def history(
         dataset: Annotated[RowId, Query()],
         reviewer: Annotated[str, Query(min_length=1, max_length=200)] = "local",
+        before: Annotated[RowId | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=50)] = 20,
     ) -> Response:
-        """The latest verdicts of a reviewer that still stand, newest first, each with its card: what undo takes back."""
-        return answer(_history(store, dataset, reviewer, limit))
+        """The latest verdicts of a reviewer that still stand, newest first, each with its card: what undo takes back. `before`
+        is the id of a verdict, to read on from there."""
+        return answer(_history(store, store.review.latest(dataset, reviewer, before=before, limit=limit)))
 
     @routes.post("/api/review/verdicts", dependencies=[Depends(from_our_pages)])
     async def verdicts(request: Request) -> Response:
-        """Append verdicts. Answers what became of each, in order; sending one twice is harmless."""
+        """Append verdicts. Answers what became of each, in order; sending one twice is harmless. The status is 409 when one of
+        them met what somebody else decided meanwhile; the others are saved."""
         delivered = _verdicts(await _body(request))
         try:
-            return answer(await run_in_threadpool(store.review.decide, delivered))
+            saved = await run_in_threadpool(store.review.decide, delivered)
+            return answer(saved, 409 if any(one.status == "conflict" for one in saved) else 200)
         except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
             raise Refused(503, str(error)) from error
+
+
+def _tally(store: Store, finder: Finder, wanted: Wanted) -> dict[str, int]:
+    """The states of what only the columns can find."""
+    anyone = msgspec.structs.replace(wanted.queue(), human="any", order="oldest")
+    table = store.review.columns(wanted.dataset)
+    found = np.bincount(table.human[among(table.ids, finder.ids(anyone, wanted.cluster))], minlength=len(STATES))
+    return {name: n for name, n in zip(STATES, found.tolist(), strict=True) if n}
 
 
 def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
@@ -226,35 +292,72 @@ def _looked(store: Store, asked: Asked) -> list[Any]:
     return [upto - 1] if upto else []
 
 
-def _blind(card: dict[str, Any]) -> dict[str, Any]:
-    """A card without what filters and policy say, and without earlier verdicts."""
-    hidden = {"says": "pending", "by": "Hidden while this audit goes on.", "name": ""}
-    return card | {"scores": [], "policy": hidden, "human": None}
+def _handed_out(
+    store: Store, finder: Finder, asked: Asked, start: list[Any]
+) -> tuple[list[Candidate], list[Any] | None]:
+    """A page of a queue, less what others have on the screen, and with it some that wait for a second look."""
+    queue = asked.queue()
+    if asked.audit is not None or asked.human != "undecided":
+        return finder.page(queue, cursor=start, limit=asked.limit, cluster=asked.cluster)
+    seconds = store.people.second_looks(asked.dataset, asked.reviewer, max(1, asked.limit // 4))
+    second = store.review.shown(msgspec.structs.replace(queue, human="any"), seconds)
+    cursor: list[Any] | None = start
+    while cursor is not None:
+        found, cursor = finder.page(queue, cursor=cursor, limit=asked.limit, cluster=asked.cluster)
+        ours = store.people.take([one.id for one in (*found, *second)], asked.reviewer)
+        mixed = [one for one in _mixed(found, second) if one.id in ours]
+        if mixed:
+            return mixed, cursor
+    return [], None
 
 
-def _cursor(text: str) -> list[Any]:
+def _mixed(found: Sequence[Candidate], second: Sequence[Candidate]) -> list[Candidate]:
+    """A second look after every three first ones, so that nobody can tell them apart by their place."""
+    mixed = list(found)
+    for i, one in enumerate(second):
+        mixed.insert(4 * i + 3, one)
+    return mixed
+
+
+def _cards(store: Store, asked: Asked, found: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """The cards with their versions, without what this person must not know."""
+    ids = [one.id for one in found]
+    versions = store.people.versions(ids)
+    unseen = store.people.unseen(ids, asked.reviewer)
+    blind = asked.audit is not None and store.audits.audit(asked.audit).hide
+    cards = []
+    for card in views.cards(store, found):
+        version, by = versions.get(card["id"], (0, None))
+        shown = card | {"version": version, "by": by}
+        if card["id"] in unseen:
+            shown = views.unjudged(shown) | {"by": None}
+        cards.append(views.blind(shown) if blind else shown)
+    return cards
+
+
+def cursor_of(text: str) -> list[Any]:
+    """The cursor that a page was answered with. Raises WinnowError."""
     try:
         return msgspec.json.decode(text, type=list[float | int | str]) if text else []
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WinnowError(f"The cursor {text[:80]!r} is none that a page was answered with: {error}.") from error
 
 
-def _history(store: Store, dataset: int, reviewer: str, limit: int) -> list[dict[str, Any]]:
-    log = store.review.verdicts(reviewer=reviewer, limit=4 * limit)
-    undone = {verdict.undoes for verdict in log}
-    standing = [v for v in log if v.decision is not Decision.UNDO and v.op_id not in undone]
-    wanted = [c for c in store.review.candidates([v.candidate_id for v in standing]) if c.dataset_id == dataset]
-    shown = {card["id"]: card for card in views.cards(store, list({c.id: c for c in wanted}.values()))}
-    return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in standing if verdict.candidate_id in shown][
-        :limit
-    ]
+def _history(store: Store, log: Sequence[Verdict]) -> list[dict[str, Any]]:
+    ids = list(dict.fromkeys(verdict.candidate_id for verdict in log))
+    versions = store.people.versions(ids)
+    cards = views.cards(store, store.review.candidates(ids))
+    shown = {card["id"]: card | {"version": versions.get(card["id"], (0, None))[0]} for card in cards}
+    return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in log]
 
 
 def _remembered(verdict: Verdict, card: dict[str, Any]) -> dict[str, Any]:
     return {
+        "id": verdict.id,
         "op_id": verdict.op_id,
         "decision": str(verdict.decision),
         "reason": verdict.reason,
+        "edit": verdict.edit,
         "at": verdict.at,
         "card": card,
     }
@@ -305,6 +408,31 @@ def _add_media(routes: APIRouter, store: Store, thumbs: Thumbs) -> None:
             raise Refused(422, f"No thumbnails of size {size}; known: {', '.join(map(str, SIZES))}.")
         _existing(store.blobs.path, digest)
         return _file(thumbs.path(digest, size), "image/jpeg", f"{digest}-{size}", request)
+
+    @routes.post("/media/sheet")
+    def sheet(wanted: Sheet) -> Response:
+        """Many thumbnails in one answer: of each the length (4 bytes, little-endian) and the JPEG; length 0 where there is none."""
+        if wanted.size not in SIZES:
+            raise Refused(422, f"No thumbnails of size {wanted.size}; known: {', '.join(map(str, SIZES))}.")
+        parts = [_thumbnail(thumbs, digest, wanted.size) for digest in wanted.digests]
+        body = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        return Response(body, headers={"X-Content-Type-Options": "nosniff"}, media_type="application/octet-stream")
+
+
+class Sheet(BaseModel):
+    """Thumbnails that are wanted together."""
+
+    model_config = ConfigDict(extra="forbid")
+    size: int = 160
+    digests: list[Annotated[str, Field(min_length=64, max_length=64)]] = Field(max_length=200)
+
+
+def _thumbnail(store_thumbs: Thumbs, digest: str, size: int) -> bytes:
+    """Nothing where there is no picture: one broken image does not take the others with it."""
+    try:
+        return store_thumbs.path(digest, size).read_bytes()
+    except WinnowError:
+        return b""
 
 
 def _existing(path_of: Callable[[str], Path], digest: str) -> Path:

@@ -23,7 +23,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import WinnowError
-from studio import lab_api, rest
+from studio import candidates_api, edits_api, grid_api, lab_api, people_api, rest, why_api
 from studio.api import router
 from studio.context import Studio, open_studio
 from studio.pages import PAGES
@@ -60,6 +60,11 @@ def create_app(home: Path, *, queue_url: str = "") -> FastAPI:
     app.include_router(rest.router(studio))
     app.include_router(router(studio.store))
     app.include_router(lab_api.router(studio.store))
+    app.include_router(why_api.router(studio.store))
+    app.include_router(grid_api.router(studio.store))
+    app.include_router(people_api.router(studio.store))
+    app.include_router(edits_api.router(studio.store))
+    app.include_router(candidates_api.router(studio.store))
     _mount(app, studio)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 from db.errors import WinnowError
 from db.records import Kind, Run, State
 from db.store import Store
+from engine.evaluation.suite import numbers
 from engine.packs import DEFAULT_PACK
+from engine.presets import TrainOptions
 from studio import actions
 from studio.context import Studio, open_studio
 from studio.settings import settings
@@ -39,6 +42,15 @@ Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="follow the run to its end, doing the work here if no worker does")
 ]
 Seed = Annotated[int, typer.Option(help="same seed, same result")]
+More = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="any option of the Train page, such as language.absent=10"),
+]
+
+
+def _help(option: str) -> str:
+    """The sentence that the Train page shows too."""
+    return TrainOptions.model_fields[option].description or option
 
 
 def main() -> None:
@@ -280,22 +292,57 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="images a step (default: the preset's)")] = None,
     image_size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT the images are fitted into")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    eval_interval: Annotated[int | None, typer.Option(min=1, help="steps between evaluations")] = None,
+    eval_interval: Annotated[int | None, typer.Option(min=1, help=_help("eval_interval"))] = None,
+    weights: Annotated[Path | None, typer.Option(help=_help("weights"))] = None,
+    config: Annotated[str | None, typer.Option(help=_help("config"))] = None,
+    generated_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help=_help("generated_probability"))
+    ] = None,
+    ignore_background: Annotated[bool | None, typer.Option(help=_help("ignore_background"))] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help=_help("accumulate"))] = None,
+    ema: Annotated[bool | None, typer.Option(help=_help("ema"))] = None,
+    amp: Annotated[bool | None, typer.Option(help=_help("amp"))] = None,
+    gradient_checkpointing: Annotated[bool | None, typer.Option(help=_help("gradient_checkpointing"))] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help=_help("patience"))] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help=_help("processes"))] = None,
+    option: More = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="only look at the data, try twenty steps, and say what it would take")
+    ] = False,
     seed: Seed = 0,
     wait: Wait = True,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Train a detector on a snapshot. Stopping keeps a checkpoint: `winnow resume RUN` goes on from there."""
+    """Train a detector on a snapshot. Stopping keeps a checkpoint: `winnow resume RUN` goes on from there.
+
+    Example: `winnow train with-synthetic --generated-probability 0.2 --ignore-background` and, for a detector that reads,
+    `winnow train with-negatives --preset tiny_grounding --option language.negative_text=0.5 --option
+    language.per_caption=[1,3]`
+    """
     given = {
         "iterations": iterations,
         "batch_size": batch_size,
         "image_size": image_size.lower().split("x") if image_size else None,
         "lr": lr,
         "eval_interval": eval_interval,
+        "weights": str(weights.expanduser().resolve()) if weights else None,
+        "config": config,
+        "generated_probability": generated_probability,
+        "ignore_background": ignore_background,
+        "accumulate": accumulate,
+        "ema": ema,
+        "amp": amp,
+        "gradient_checkpointing": gradient_checkpointing,
+        "patience": patience,
+        "processes": processes,
     }
-    options = {name: value for name, value in given.items() if value is not None}
+    options = _chosen(given, option)
     with studio_at(home) as studio:
+        if preflight:
+            found = actions.preflight(studio, snapshot=snapshot, preset=preset, options=options, seed=seed)
+            show(found, as_json, "\n".join(found.lines()))
+            raise typer.Exit(1 if found.faults() else 0)
         run = actions.start_training(studio, snapshot=snapshot, preset=preset, options=options, seed=seed)
         follow(studio, run, wait)
         finished = studio.store.ledger.run(run.id)
@@ -311,12 +358,148 @@ def evaluate(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a trained detector with the official COCO metrics."""
+    """Evaluate a trained detector with the official metrics: COCO's, those of LVIS where the data set has what they need,
+    and those of OmniLabel for a detector that reads."""
     with studio_at(home) as studio:
         run = actions.start_evaluation(studio, train_run=train_run, snapshot=snapshot, split=split)
         follow(studio, run, wait)
         finished = studio.store.ledger.run(run.id)
     show(finished, as_json, _metrics(finished))
+
+
+@app.command()
+def predict(
+    train_run: Annotated[int, typer.Argument(help="id of a finished training")],
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the split")],
+    out: Annotated[Path, typer.Option(help="file to write")],
+    split: Annotated[str, typer.Option(help="split to predict on")] = "test",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a trained detector finds as COCO results, with the ids that a COCO export of the snapshot has.
+
+    It is evaluated on the way, so that Compare shows these predictions over their images.
+    """
+    from engine.predictions import coco_results
+
+    with studio_at(home) as studio:
+        run = actions.start_evaluation(studio, train_run=train_run, snapshot=snapshot, split=split)
+        follow(studio, run, wait=True)
+        rows = coco_results(studio.store, studio.store.ledger.run(run.id))
+    out.write_bytes(msgspec.json.encode(rows))
+    show({"run": run.id, "boxes": len(rows), "file": str(out)}, as_json, f"Wrote {len(rows)} boxes to {out}.")
+
+
+@app.command("evaluate-file")
+def evaluate_file(
+    results: Annotated[Path, typer.Argument(help="COCO results: a list of image_id, category_id, bbox and score")],
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the split")],
+    split: Annotated[str, typer.Option(help="split to evaluate on")] = "test",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate predictions made elsewhere with the official COCO metrics."""
+    from engine.predictions import judge
+
+    with studio_at(home) as studio:
+        found = judge(studio.store, studio.store.snapshots.get(snapshot).id, split, results)
+    show(found, as_json, f"mAP {found.mAP:.3f}, AP50 {found.AP50:.3f}, AP75 {found.AP75:.3f}.")
+
+
+@app.command()
+def ablate(
+    without: Annotated[str, typer.Argument(help="name of the snapshot without the slice")],
+    with_: Annotated[str, typer.Argument(metavar="WITH", help="name of the snapshot with it")],
+    seeds: Annotated[int, typer.Option(min=1, help="paired seeds; an interval needs at least 2")] = 5,
+    preset: Annotated[str, typer.Option(help="detector preset")] = "tiny_atss",
+    iterations: Annotated[int | None, typer.Option(min=1, help="optimizer steps (default: the preset's)")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images a step (default: the preset's)")] = None,
+    split: Annotated[str | None, typer.Option(help="split to judge on (default: test, else val)")] = None,
+    option: More = None,
+    wait: Wait = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a slice of the data is worth: train with and without it over the same seeds, and compare in pairs.
+
+    Interrupted, the same command goes on; with more seeds it adds them. Example: `winnow ablate real both --seeds 5`
+    """
+    from studio import ablating, comparing
+
+    options = _chosen({"iterations": iterations, "batch_size": batch_size}, option)
+    with studio_at(home) as studio:
+        found = ablating.start(
+            studio, without=without, with_=with_, seeds=seeds, preset=preset, options=options, split=split
+        )
+        if wait:
+            with bar(f"{with_} against {without}") as progress:
+                found = ablating.follow(studio, found.key, progress)
+    effects = [f"{name}: {comparing.difference(effect)}" for name, effect in found.metrics.items()]
+    failed = [f"Run {run.id} is {run.state}: {run.error}" for run in found.runs if run.state.ended and run.error]
+    lead = f"{with_} against {without}, {found.preset} on {found.split}: {found.pairs} of {len(found.legs)} seeds done."
+    show(found.as_dict(), as_json, "\n".join([lead, *effects, *failed]))
+
+
+class CandidateByNumber(TyperGroup):
+    """`why 12` is `why candidate 12`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, ["candidate", *args] if args[0].isdecimal() else args)
+
+
+why = typer.Typer(
+    cls=CandidateByNumber,
+    help="Why is this in my training set? `winnow why 12` goes back to the making of candidate 12, and forward to all "
+    "that used it.",
+    no_args_is_help=True,
+)
+app.add_typer(why, name="why")
+
+
+@why.command("candidate")
+def why_candidate(
+    candidate: Annotated[int, typer.Argument(help="id of a candidate, as Review shows it")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What led to a candidate (scores, verdicts, policy, recipe, prompt, seed, model), and what used it."""
+    from studio import why_api, why_lines
+
+    with studio_at(home) as studio:
+        told = why_api.candidate(studio.store, candidate)
+    show(told, as_json, "\n".join(why_lines.candidate(told)))
+
+
+@why.command("box")
+def why_box(
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that was exported")],
+    annotation: Annotated[str, typer.Argument(help="id of the annotation in the exported COCO or LVIS file")],
+    split: Annotated[str | None, typer.Option(help="split, where an id is in several")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Where a box of an export comes from."""
+    from studio import why_api, why_lines
+
+    with studio_at(home) as studio:
+        told = why_api.box(studio.store, snapshot, annotation, split)
+    show(told, as_json, "\n".join(why_lines.box(told)))
+
+
+@why.command("ap")
+def why_ap(
+    evaluation: Annotated[int, typer.Argument(help="id of a finished evaluation")],
+    category: Annotated[str | None, typer.Option("--class", help="name of a class (default: all)")] = None,
+    against: Annotated[int | None, typer.Option(help="another evaluation, to say what differs")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What an AP, or a change of it, rests on: the generated data of the training behind it."""
+    from studio import why_api, why_lines
+
+    with studio_at(home) as studio:
+        told = why_api.change(studio.store, evaluation, category, against)
+    show(told, as_json, "\n".join(why_lines.change(told)))
 
 
 @app.command()
@@ -364,10 +547,13 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="import, review, paint, filter or lab")],
+    name: Annotated[str, typer.Argument(help="import, review, paint, filter, lab or train")],
     scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
     model: Annotated[
         str | None, typer.Option(help="for paint and filter: a folder or hub id instead of their own model")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="for review: so many candidates instead of 100,000 and 1,000,000")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -377,13 +563,56 @@ def bench(
     result = BENCHES.get(name)
     if result is None:
         raise WinnowError(f"No bench named {name!r}. Known: {', '.join(BENCHES)}.")
-    figures = result(scale) if model is None else result(scale, model)
+    if size is not None and name != "review":
+        raise WinnowError("--size is for the bench `review`; the others take --scale.")
+    choice = size if model is None else model
+    figures = result(scale) if choice is None else result(scale, choice)
     if as_json:
         print(json.dumps(figures))
     else:
         for key, value in figures["figures"].items():
             console.print(f"{key:>28}  {value:.4g}")
         console.print(f"against {figures['baseline']}, n = {figures['n']}")
+
+
+@app.command()
+def lab(
+    name: Annotated[str, typer.Argument(help="a lab; an unknown name lists those there are")],
+    quick: Annotated[
+        bool, typer.Option(help="a tiny version, to see that everything works; its figures mean little")
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="paired seeds (default: 5, quick: 2)")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the result (default: in the data folder)")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a whole method on Tabletop, arm against arm over paired seeds. Interrupted, the same command goes on.
+
+    Example: `winnow lab gen2det --quick`
+    """
+    from engine.labs import lab as lab_of
+    from engine.labs import paired, report
+
+    place = Path(settings({"home": home})["home"]) / "labs" / (f"{name}-quick" if quick else name)
+    folder, wanted = out or place / "result", seeds or (2 if quick else 5)
+    study = lab_of(name).study(quick, place / "work")
+    command = f"winnow lab {name}{' --quick' if quick else ''} --seeds {wanted}"
+    try:
+        with redirect_stdout(sys.stderr):  # libraries that print must not stand before the JSON
+            result = paired.run(study, wanted, folder, lambda line: console.out(line, highlight=False), command)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What was measured is kept in {folder}; the same command goes on.", highlight=False)
+        raise typer.Exit(130) from None
+    report.write(result, folder)
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+        return
+    for rows in report.tables(result):
+        shown = Table(*rows[0])
+        for row in rows[1:]:
+            shown.add_row(*row)
+        Console().print(shown)
+    console.print(f"Written to {folder}: {report.RESULTS}, {report.TABLE}, {report.PLOT}.", highlight=False)
 
 
 pocket = typer.Typer(
@@ -394,7 +623,7 @@ app.add_typer(pocket, name="pocket")
 
 @pocket.command("train")
 def pocket_train(
-    role: Annotated[str, typer.Argument(help="writer, painter or embedder")],
+    role: Annotated[str, typer.Argument(help="writer, painter, embedder or aesthetic")],
     folder: Annotated[Path, typer.Option(help="where training keeps its data and checkpoints, and goes on from")],
     out: Annotated[Path, typer.Option(help="folder of the finished model")],
     seed: Seed = 0,
@@ -426,6 +655,63 @@ def pocket_sheet(
     else:
         for key, value in figures.items():
             console.print(f"{key:>28}  {value:.4g}")
+
+
+measure = typer.Typer(help="Measure filters and bounds where the truth is known exactly.", no_args_is_help=True)
+app.add_typer(measure, name="measure")
+Study = Annotated[Path, typer.Option(help="folder of the study: painted, trained and scored once, gone on with later")]
+Share = Annotated[float, typer.Option(min=0.005, max=1.0, help="of the full size, when the study is new")]
+
+
+@measure.command("filters")
+def measure_filters(
+    folder: Study, out: Annotated[Path, typer.Option(help="folder of the figures")], share: Share = 1.0, as_json: Json = False
+) -> None:
+    """What each filter is worth: AUC, precision and recall on about 5,000 Tabletop candidates with exact truth.
+
+    Example: `winnow measure filters --folder work/study --out assets/lab/filters`
+    """
+    from studio.measure import filters
+
+    _measured("filters", filters.run, filters.page, folder, out, share, as_json)
+
+
+@measure.command("bound")
+def measure_bound(
+    folder: Study, out: Annotated[Path, typer.Option(help="folder of the figures")], share: Share = 1.0, as_json: Json = False
+) -> None:
+    """How often the bounds of an audit hold, over 2,000 simulated audits of each construction.
+
+    Example: `winnow measure bound --folder work/study --out assets/lab/bound`
+    """
+    from studio.measure import bound
+
+    _measured("bound", bound.run, bound.page, folder, out, share, as_json)
+
+
+def _measured(
+    name: str,
+    run: Callable[..., dict[str, Any]],
+    page: Callable[[dict[str, Any], str], str],
+    folder: Path,
+    out: Path,
+    share: float,
+    as_json: bool,
+) -> None:
+    """Take the figures, write them as `NAME.json` and `table.md`, and print one of them."""
+    from studio.measure.world import world
+
+    def told(what: str, done: int, total: int) -> None:
+        if done == total or done % 50 == 0:
+            console.print(f"{what}: {done} of {total}", highlight=False)
+
+    with world(folder, told, share=share) as study:
+        figures = run(study)
+    text = page(figures, f"winnow measure {name}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1))
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(msgspec.json.encode(figures).decode() if as_json else text)
 
 
 # Shared by the commands
@@ -487,9 +773,32 @@ def told(store: Store, run: Run) -> str:
 
 
 def _metrics(run: Run) -> str:
-    if "mAP" not in run.result:
-        return f"Run {run.id}: {run.state}."
-    return f"Run {run.id}: mAP {run.result['mAP']:.3f}, AP50 {run.result['AP50']:.3f}, AP75 {run.result['AP75']:.3f}."
+    """All numbers of a training or an evaluation, those aside for which there was nothing to find."""
+    found = [f"{name} {value:.3f}" for name, value in numbers(run.result).items() if value >= 0]
+    return f"Run {run.id}: {', '.join(found) or run.state}."
+
+
+def _chosen(given: dict[str, Any], more: list[str] | None) -> dict[str, Any]:
+    """The options that were given as flags, and those given as NAME=VALUE, where `language.absent=10` is an option within
+    `language`. A value is JSON, else text. Raises WinnowError for one without a value."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for one in more or ():
+        name, equals, text = one.partition("=")
+        if not name or not equals:
+            raise WinnowError(f"--option wants NAME=VALUE, such as language.absent=10, not {one!r}.")
+        group, dot, inner = name.partition(".")
+        if dot:
+            chosen.setdefault(group, {})[inner] = _value(text)
+        else:
+            chosen[name] = _value(text)
+    return chosen
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 if __name__ == "__main__":

@@ -69,30 +69,33 @@ def lines(
     y_range: tuple[float, float] | None = None,
     smooth: bool = False,
     x_end: float | None = None,
+    x_name: str = "step",
+    latest: bool = True,
     width: int = WIDTH,
 ) -> Html:
-    """Curves over steps. With `smooth`, the raw values stand faint behind their moving average. `width` is that of the
+    """Curves over steps, or over what `x_name` says. With `smooth`, the raw values stand faint behind their moving
+    average. The legend gives the last value of each curve, or the names alone (`latest` False). `width` is that of the
     drawing, in units of its letters: about as many as the pixels it will take."""
     known = {name: thinned(curve) for name, curve in curves.items() if curve}
     if not known:
-        return _plot(title, [], _message("nothing measured yet", width), width=width)
+        return frame(title, [], _message("nothing measured yet", width), width=width)
     xs = [x for curve in known.values() for x, _ in curve]
     ys = [y for curve in known.values() for _, y in curve]
     low, high = y_range or (min(0.0, *ys), max(ys) * 1.05 or 1.0)
     x = Scale(min(0.0, *xs), max([*xs, x_end or 0]) or 1.0, LEFT, width - RIGHT)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP)
-    drawn = [_curve(number, name, curve, x, y, smooth) for number, (name, curve) in enumerate(known.items())]
-    latest = [f"{name} {curve[-1][1]:.3g}" for name, curve in known.items()]
-    return _plot(title, latest, join(_y_axis(y, width), _x_axis(x), drawn), width=width)
+    drawn = [_curve(number, name, curve, x, y, smooth, x_name) for number, (name, curve) in enumerate(known.items())]
+    legend = [f"{name} {curve[-1][1]:.3g}" if latest else name for name, curve in known.items()]
+    return frame(title, legend, join(y_axis(y, width), _x_axis(x), drawn), width=width)
 
 
-def _curve(number: int, name: str, curve: Curve, x: Scale, y: Scale, smooth: bool) -> Html:
+def _curve(number: int, name: str, curve: Curve, x: Scale, y: Scale, smooth: bool, x_name: str) -> Html:
     shown = smoothed(curve) if smooth else curve
     raw = _path(curve, x, y, "curve faint") if smooth else None
     dots = [
         tag(
             "circle",
-            tag("title", f"{name}: {value:.4g} at step {step:g}"),
+            tag("title", f"{name}: {value:.4g} at {x_name} {step:g}"),
             cx=x(step),
             cy=y(value),
             r=2.5 if len(shown) < 40 else 1,
@@ -112,7 +115,7 @@ def histogram(title: str, bars: Sequence[tuple[str, int, str]]) -> Html:
     drawn on a logarithmic scale, and the title says so."""
     counts = [count for _, count, _ in bars if count]
     if not counts:
-        return _plot(title, [], _message("no boxes"))
+        return frame(title, [], _message("no boxes"))
     log = max(counts) > 50 * min(counts)
     y = Scale(0.7 if log else 0.0, max(counts) * 1.05, HEIGHT - BOTTOM, TOP, log)
     groups = list(dict.fromkeys(group for _, _, group in bars))
@@ -123,9 +126,7 @@ def histogram(title: str, bars: Sequence[tuple[str, int, str]]) -> Html:
     ]
     sizes = [f"{group} ({sum(g == group for _, _, g in bars)})" for group in groups]
     named = _names([name for name, _, _ in bars], step)
-    return _plot(
-        f"{title}, logarithmic" if log else title, sizes, join(_y_axis(y), drawn, named), room=_room(len(bars))
-    )
+    return frame(f"{title}, logarithmic" if log else title, sizes, join(y_axis(y), drawn, named), room=_room(len(bars)))
 
 
 def grouped(
@@ -133,7 +134,7 @@ def grouped(
 ) -> Html:
     """Bars side by side: for every name one of each series; None leaves a gap."""
     if not names or not series:
-        return _plot(title, [], _message("nothing to compare"))
+        return frame(title, [], _message("nothing to compare"))
     y = Scale(0.0, high, HEIGHT - BOTTOM, TOP)
     step = (WIDTH - LEFT - RIGHT) / len(names)
     thin = step * 0.84 / len(series)
@@ -145,7 +146,7 @@ def grouped(
         for i, (name, value) in enumerate(zip(names, values, strict=True))
         if value is not None
     ]
-    return _plot(title, list(series), join(_y_axis(y), drawn, _names(names, step)), room=_room(len(names)))
+    return frame(title, list(series), join(y_axis(y), drawn, _names(names, step)), room=_room(len(names)))
 
 
 def _bar(title: str, left: float, width: float, bottom: float, top: float, colour: int) -> Html:
@@ -184,7 +185,8 @@ def _name(name: str, x: float, slanted: bool, room: int) -> Html:
     )
 
 
-def _y_axis(y: Scale, width: int = WIDTH) -> Html:
+def y_axis(y: Scale, width: int = WIDTH) -> Html:
+    """Horizontal lines at round values."""
     values = (
         [10.0**k for k in range(math.ceil(math.log10(y.high)) + 1) if 10.0**k <= y.high]
         if y.log
@@ -222,7 +224,8 @@ def _message(text: str, width: int = WIDTH) -> Html:
     return tag("text", text, x=width / 2, y=HEIGHT / 2, text_anchor="middle")
 
 
-def _plot(title: str, legend: Sequence[str], marks: Html, *, room: int = 0, width: int = WIDTH) -> Html:
+def frame(title: str, legend: Sequence[str], marks: Html, *, room: int = 0, width: int = WIDTH) -> Html:
+    """A plot with its title and legend around its marks; `room` is what it needs below, in units of its letters."""
     keys = [tag("span", tag("i"), name, class_=f"c{number % COLOURS}") for number, name in enumerate(legend)]
     drawn = tag("svg", marks, viewBox=f"0 0 {width} {HEIGHT + room}", role="img", aria_label=title)
     return tag("figure", tag("figcaption", title, keys), drawn, class_="w-plot")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from db.records import Category, Dataset, Fault, LogLine, Run, Shard, Snapshot, State, Worker
 from engine.filters import FILTERS
 from engine.packs import Pack
-from engine.presets import Preset
+from engine.presets import PRESETS, Preset
 from engine.recipe import Alternatives, Recipe, Threshold
 from studio.markup import Html, facts, join, table, tag
 
@@ -212,16 +212,37 @@ def _line(line: LogLine) -> list[Any]:
 
 def settings(run: Run, dataset: str) -> Html:
     """What is on record about how the run was started."""
-    flat = {name: value for name, value in run.options.items() if not isinstance(value, dict)}
-    nested = {
-        name: value for values in run.options.values() if isinstance(values, dict) for name, value in values.items()
-    }
-    pairs = [(name.replace("_", " "), _said(value)) for name, value in {**flat, **nested}.items() if value is not None]
-    return facts([("data set", dataset), ("seed", str(run.seed)), *pairs], small=True)
+    told = dict(run.options)
+    if "ablation" in told:
+        told["ablation"] = f"{told['ablation']['arm']} the slice"
+    if "train" in told:
+        told |= {"train": training_options(run)}
+    return facts([("data set", dataset), ("seed", str(run.seed)), *_flat(told)], small=True)
+
+
+def training_options(run: Run) -> dict[str, Any]:
+    """The options of a training; those of prompts only for a detector that reads."""
+    reads = PRESETS[run.options["preset"]].kind == "grounding"
+    return {name: value for name, value in run.options["train"].items() if reads or name != "language"}
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options as people read them, those within options too; what is not set is left out."""
+    return dict(_flat(options))
+
+
+def _flat(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        elif value is not None:
+            yield name.replace("_", " "), _said(value)
 
 
 def _said(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # Snapshots, trainings, evaluations
@@ -304,13 +325,14 @@ def metrics(found: Sequence[Run], labels: Sequence[str]) -> Html:
     names = [name for name in METRICS if any(run.result.get(name, -1) >= 0 for run in found)]
     first = found[0]
     rows = [
-        (label, *(_with_change(run.result.get(name, -1), first.result.get(name, -1), run is first) for name in names))
+        (label, *(with_change(run.result.get(name, -1), first.result.get(name, -1), run is first) for name in names))
         for run, label in zip(found, labels, strict=True)
     ]
     return table(("", *(METRICS[name] for name in names)), rows)
 
 
-def _with_change(value: float, base: float, is_base: bool) -> Html | str:
+def with_change(value: float, base: float, is_base: bool) -> Html | str:
+    """A value and its difference from that of the first run; "–" for -1, nothing to find."""
     if value < 0:
         return "–"
     if is_base or base < 0:
@@ -334,7 +356,7 @@ def _known(ap: float) -> float | None:
 def class_changes(found: Sequence[Run], labels: Sequence[str]) -> Html:
     """AP by class, with the differences from the first run."""
     rows = [
-        (name, *(_with_change(_or(ap), _or(aps[0]), i == 0) for i, ap in enumerate(aps)))
+        (name, *(with_change(_or(ap), _or(aps[0]), i == 0) for i, ap in enumerate(aps)))
         for name, aps in by_class(found)
     ]
     return tag("div", table(("Class", *labels), rows), class_="w-scroll")

@@ -116,8 +116,11 @@ def cards(store: Store, candidates: Sequence[Candidate]) -> list[Json]:
         return []
     dataset_id = candidates[0].dataset_id
     image_ids = list({candidate.image_id for candidate in candidates})
-    images = {image_id: store.datasets.image(image_id) for image_id in image_ids}
-    boxes = store.datasets.boxes_of(image_ids)
+    images = store.datasets.images_of(image_ids)
+    editions = store.edits.corrected(image_ids)
+    boxes = store.datasets.boxes_of([i for i in image_ids if i not in editions])
+    boxes |= {image_id: list(version.annotations.boxes) for image_id, version in editions.items()}
+    corrections = store.review.corrections([candidate.id for candidate in candidates if candidate.human == "edit"])
     scores = store.review.scores_of([candidate.id for candidate in candidates])
     names = {category.id: category.name for category in store.datasets.categories(dataset_id)}
     policies = store.review.policies(dataset_id)
@@ -131,6 +134,8 @@ def cards(store: Store, candidates: Sequence[Candidate]) -> list[Json]:
             scores=scores[candidate.id],
             policy=policies.get(candidate.run_id),
             run=runs[candidate.run_id],
+            edition=editions[candidate.image_id].number if candidate.image_id in editions else 0,
+            correction=corrections.get(candidate.id, {}),
         )
         for candidate in candidates
     ]
@@ -145,42 +150,88 @@ def card(
     scores: Sequence[Score],
     policy: Policy | None,
     run: Run,
+    edition: int = 0,
+    correction: Json | None = None,
 ) -> Json:
-    """One candidate for the review card. Boxes are xyxy pixels of the image; `names` maps category ids."""
+    """One candidate for the review card. Boxes are xyxy pixels of the image; `names` maps category ids; `edition` is the
+    version of the image's annotations, `correction` what the standing verdict changed in the candidate."""
     title, question = KINDS[candidate.kind]
     own = next((box for box in boxes if box.id == candidate.box_id), None)
     before_xyxy = own.xyxy if own else candidate.xyxy if candidate.digest is None else None
     category = names.get(candidate.category_id or 0)
     rules = [rule for term in policy.terms(candidate.kind, category) for rule in term] if policy else []
+    changed = correction or {}
+    now = names.get(changed.get("category_id", candidate.category_id) or 0, "")
     return {
         "id": candidate.id,
+        "image": image.id,
+        "dataset": candidate.dataset_id,
+        "edition": edition,
+        "box": candidate.box_id,
+        "category": candidate.category_id,
+        "correction": changed,
+        "made": {"xyxy": candidate.xyxy, "label": names.get(candidate.category_id or 0, "")},
         "kind": str(candidate.kind),
         "title": title,
         "question": question,
         "human": candidate.human,
         "size": [image.width, image.height],
-        "before": _picture(image.digest, before_xyxy, names.get(own.category_id or 0, "") if own else ""),
-        "after": _picture(candidate.digest, candidate.xyxy, names.get(candidate.category_id or 0, "")),
-        "others": [{"xyxy": box.xyxy, "label": names.get(box.category_id or 0, "")} for box in boxes if box is not own],
-        "texts": texts(candidate),
+        "before": _picture(image.digest, before_xyxy, names.get(own.category_id or 0, "") if own else "", own),
+        "after": _picture(candidate.digest, changed.get("xyxy", candidate.xyxy), now),
+        "others": [_other(box, names) for box in boxes if box is not own],
+        "texts": texts(candidate, changed.get("text_after")),
+        "alarm": alarm(scores, rules),
         "scores": score_rows(scores, rules),
         "policy": decision(candidate.kind, scores, policy, category),
         "provenance": provenance(candidate, image, run),
+        "why": f"/why?candidate={candidate.id}",
     }
 
 
-def _picture(digest: str | None, xyxy: Sequence[float] | None, label: str) -> Json | None:
+def blind(shown: Json) -> Json:
+    """The card without what filters and policy say, without earlier verdicts, and without the way to them."""
+    hidden = {"says": "pending", "by": "Hidden while this audit goes on.", "name": ""}
+    return unjudged(shown) | {"scores": [], "policy": hidden, "alarm": None, "by": None, "why": None}
+
+
+def unjudged(shown: Json) -> Json:
+    """The card as it was made: without the verdict and what it corrected."""
+    after, said = shown["after"] and shown["after"] | shown["made"], shown["texts"]
+    return shown | {"human": None, "correction": {}, "after": after, "texts": said and said | {"corrected": None}}
+
+
+def _picture(digest: str | None, xyxy: Sequence[float] | None, label: str, box: Box | None = None) -> Json | None:
     if digest is None:
         return None
-    return {"url": f"/media/blob/{digest}", "thumb": f"/media/thumb/{digest}", "xyxy": xyxy, "label": label}
+    address = {"url": f"/media/blob/{digest}", "thumb": f"/media/thumb/{digest}"}
+    return address | {"xyxy": xyxy, "label": label, "mask": _mask(box) if box else None}
 
 
-def texts(candidate: Candidate) -> Json | None:
-    """The texts before and after in segments, with the changed words marked; None for a candidate without a text."""
+def _other(box: Box, names: Mapping[int, str]) -> Json:
+    return {"id": box.id, "xyxy": box.xyxy, "label": names.get(box.category_id or 0, ""), "mask": _mask(box)}
+
+
+def _mask(box: Box) -> str | None:
+    return None if box.segmentation is None else f"/media/mask/{box.id}"
+
+
+def alarm(scores: Sequence[Score], rules: Sequence[Rule]) -> str | None:
+    """Why the negative text may be true of the image after all, None when nothing speaks for that."""
+    found = next((score for score in scores if score.filter == "still_true" and score.value is not None), None)
+    default = FILTERS["still_true"].default
+    rule = next((rule for rule in rules if rule.filter == "still_true"), default)
+    if found is None or rule is None or rule.passes(found.value):
+        return None
+    return f"{found.reason[:1].upper()}{found.reason[1:]} ({number(found.value or 0)}, asked {bounds(rule)})."
+
+
+def texts(candidate: Candidate, corrected: str | None = None) -> Json | None:
+    """The texts before and after in segments, with the changed words marked, and what a person wrote instead of the latter;
+    None for a candidate without a text."""
     if candidate.text_before is None and candidate.text_after is None:
         return None
     before, after = word_diff(candidate.text_before or "", candidate.text_after or "")
-    return {"before": before, "after": after, "edit_type": candidate.detail.get("edit_type")}
+    return {"before": before, "after": after, "edit_type": candidate.detail.get("edit_type"), "corrected": corrected}
 
 
 def word_diff(before: str, after: str) -> tuple[Segments, Segments]:
@@ -279,6 +330,10 @@ def provenance(candidate: Candidate, image: Image, run: Run) -> list[tuple[str, 
         ("Candidate", str(candidate.id)),
         ("Recipe", str(run.options.get("recipe", run.title))),
         ("Pack", backend),
+        ("Model", str(candidate.detail.get("model", ""))),
+        ("Writer", str(candidate.detail.get("writer", {}).get("model", ""))),
+        ("Strategy", str(candidate.detail.get("strategy", ""))),
+        ("Prompt", str(candidate.detail.get("model_prompt") or candidate.detail.get("prompt") or "")),
         ("Run", str(run.id)),
         ("Seed", str(candidate.seed)),
         ("Source", source),

@@ -419,6 +419,18 @@ def test_all_processes_choose_the_same_source_and_share_its_samples(world: int, 
     assert all(len({FLAGS[position] for position in batch}) == 1 for batch in together)
 
 
+def test_processes_together_draw_what_one_would_have_drawn() -> None:
+    """The draw seeds the augmentation, so that two processes should not see the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        ranks = []
+        for rank in range(2):
+            patch.setattr(samplers, "get_dist_info", lambda rank=rank: (rank, 2))
+            ranks.append(batches(sampler(batch_size=2, numbered=True), 30, 2))
+        patch.setattr(samplers, "get_dist_info", lambda: (0, 1))
+        whole = batches(sampler(batch_size=4, numbered=True), 30, 4)
+    assert [one + other for one, other in zip(*ranks, strict=True)] == whole
+
+
 @pytest.mark.parametrize("count", [0, 3, 16, 4 * samplers.BLOCK + 6])
 def test_the_sampler_resumes_at_any_draw(count: int) -> None:
     whole = list(islice(sampler(numbered=True), count + 20))

@@ -15,6 +15,8 @@ from db.errors import WinnowError
 from db.records import Dataset, Rule, Run, RunKind, Score, State, Worker
 from db.store import Store
 from engine import runs
+from engine.language_options import LanguageOptions
+from engine.preflight import Preflight
 from engine.presets import TrainOptions
 from studio import tables
 from studio.context import Studio
@@ -70,7 +72,7 @@ def test_an_empty_studio_says_what_to_do(empty: Studio) -> None:
     assert (start.visible, browser.visible, listing, chosen.value) == (True, False, "", None)
     assert "train on a snapshot on Train" in jobs.opened(empty, asked())[2]
     assert "press Train" in train.opened(empty, asked())[4]
-    assert "evaluate it on the test split" in compare.opened(empty, asked())[1]
+    assert "evaluate it on the test split" in compare.opened(empty, asked())[3]
     with pytest.raises(WinnowError, match="load the demo"):
         generate.start_all(empty, None, "gen2det", "classic", 10, 0)
 
@@ -181,12 +183,45 @@ def test_counts_are_shown_before_freezing(filled: Studio, dataset: Dataset) -> N
 
 def test_the_form_has_every_option_and_is_read_as_one(filled: Studio) -> None:
     snapshot = filled.store.snapshots.freeze("a", 1)
-    _, *values = train.described(filled, "tiny_atss")
-    assert len(values) == len(TrainOptions.model_fields)
+    _, *rest = train.described(filled, "tiny_atss")
+    values = rest[len(train.GROUPS) :]
+    assert len(values) == len(TrainOptions.model_fields) - 1 + len(LanguageOptions.model_fields)
     chosen = train.start(filled, snapshot.id, "tiny_atss", 5, *values)
     run = filled.store.ledger.run(chosen.value)
     assert TrainOptions(**run.options["train"]) == train.FIRST.defaults
     assert (run.seed, run.options["snapshot_id"]) == (5, snapshot.id)
+
+
+def test_options_that_say_nothing_about_a_detector_are_hidden(filled: Studio) -> None:
+    shown = {
+        preset: [group.visible for group in train.described(filled, preset)[1 : 1 + len(train.GROUPS)]]
+        for preset in ("tiny_atss", "tiny_grounding")
+    }
+    assert shown == {"tiny_atss": [True, True, False], "tiny_grounding": [False, True, True]}
+
+
+def test_fields_left_empty_and_ticked_are_read_as_the_options_want_them(filled: Studio) -> None:
+    _, *rest = train.described(filled, "tiny_atss")
+    said = dict(zip(train.ORDER, rest[len(train.GROUPS) :], strict=True))
+    said |= {"generated_probability": 0.2, "ignore_background": True, "weights": "", "language.absent": 3}
+    made = train.start(filled, filled.store.snapshots.freeze("a", 1).id, "tiny_atss", 0, *said.values())
+    options = TrainOptions(**filled.store.ledger.run(made.value).options["train"])
+    assert (options.generated_probability, options.ignore_background, options.weights) == (0.2, True, None)
+    assert options.language.absent == 3
+
+
+def test_what_a_training_would_take_is_told(filled: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = filled.store.snapshots.freeze("a", 1)
+    _, *rest = train.described(filled, "tiny_atss")
+    found = Preflight(
+        images=9, generated=2, validation_images=0, parameters=3_000_000, disk_needed=2 << 30,
+        disk_free=1 << 30, memory_used=1 << 20, memory_free=None, device="CPU", seconds=5400, images_per_s=2.5,
+        notes=("1 of 2 classes have no box to learn from: mug.",),
+    )  # fmt: skip
+    monkeypatch.setattr(train.actions, "preflight", lambda *_, **__: found)
+    told = train.tried(filled, snapshot.id, "tiny_atss", 0, *rest[len(train.GROUPS) :])
+    assert "w-banner bad" in told and "about 1 h 30 min at 2.5 images a second" in told
+    assert "mug" in told and "2.0 GB are needed, 1.0 GB are free" in told
 
 
 def test_a_training_is_watched(filled: Studio) -> None:
@@ -223,15 +258,15 @@ def test_two_runs_side_by_side(filled: Studio) -> None:
     real, both = filled.store.snapshots.freeze("real", 1), filled.store.snapshots.freeze("both", 1)
     first = trained(filled.store, real.id, seed=1)
     second = trained(filled.store, both.id, seed=1, mAP=0.45, mug=0.4)
-    chosen, metrics, classes, differences, quality, losses = compare.opened(filled, asked())
+    chosen, _, _, metrics, *_ = compare.opened(filled, asked())
     assert chosen.value == [first.id, second.id]
     assert '0.450 <span class="w-up">+0.050</span>' in metrics
-    assert '0.400 <span class="w-down">-0.100</span>' in classes
-    assert differences.index("trained on") < differences.index("<details>") < differences.index("seed")
-    assert quality.count("<polyline") == 2 and losses.count("<polyline") == 4
+    assert '0.400 <span class="w-down">-0.100</span>' in metrics
+    assert metrics.index(">trained on<") < metrics.index("<details>") < metrics.index(">seed<")
+    assert metrics.count("<polyline") == 2 + 4
     swapped = compare.opened(filled, asked(runs=f"{second.id},{first.id},999,x"))
     assert swapped[0].value == [second.id, first.id]
-    assert '<span class="w-down">-0.050</span>' in swapped[1]
+    assert '<span class="w-down">-0.050</span>' in swapped[3]
 
 
 def test_evaluations_are_compared_before_trainings(filled: Studio) -> None:
@@ -243,10 +278,10 @@ def test_evaluations_are_compared_before_trainings(filled: Studio) -> None:
         )
         for r in runs_of
     ]
-    chosen, _, _, differences, quality, _ = compare.opened(filled, asked())
+    chosen, _, _, metrics, *_ = compare.opened(filled, asked())
     assert chosen.value == [run.id for run in judged]
-    assert "test of real, 2 images" in differences
-    assert f"training {runs_of[0].id}" in quality
+    assert "test of real, 2 images" in metrics
+    assert f"training {runs_of[0].id}" in metrics
 
 
 # Jobs

@@ -20,7 +20,9 @@ FOLDER = ASSETS / "pocket" / "painter"
 
 
 def test_most_things_it_paints_are_recognised_as_what_was_asked_for(tmp_path: Path) -> None:
-    figures = sheet(tmp_path / "sheet.png", count=32, painter="assets/pocket/painter", embedder="assets/pocket/embedder")
+    figures = sheet(
+        tmp_path / "sheet.png", count=32, painter="assets/pocket/painter", embedder="assets/pocket/embedder"
+    )
     assert figures["kind"] >= 0.2 and figures["kind"] >= 4 * max(figures["before_kind"], 1 / 40)
     assert figures["colour"] >= 0.5
     assert (tmp_path / "sheet.png").stat().st_size > 50_000

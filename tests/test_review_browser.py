@@ -1,8 +1,11 @@
 """The review page in a real browser, by keyboard."""
 
 import itertools
+import random
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +15,7 @@ import pytest
 import uvicorn
 from conftest import Quiet, candidates, leased, small_document
 
-from db.records import Dataset, Kind, NewCandidate
+from db.records import Dataset, Decision, Kind, NewCandidate, NewVerdict
 from db.store import Store
 from engine.recipe import load
 from engine.runs import execute, start_generate
@@ -209,6 +212,367 @@ def test_verdicts_survive_a_dead_network_and_a_closed_page(page, address, kept, 
     see(page, ids[3])
     saved(page)
     assert humans(kept, ids) == [*["accept"] * 3, *[None] * 5]
+
+
+def test_verdicts_made_offline_are_sent_when_the_network_is_back(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.context.set_offline(True)
+    page.wait_for_selector(".review .saving[data-state=offline]")
+    assert page.locator(".review .saving").inner_text() == "Offline – nothing waits"
+    page.keyboard.press("a")
+    page.keyboard.press("x")
+    see(page, ids[2])
+    page.wait_for_function("document.querySelector('.review .saving').innerText === 'Offline – 2 kept in this browser'")
+    page.context.set_offline(False)
+    saved(page)
+    page.wait_for_selector(".review .saving[data-state=saved]")
+    assert humans(kept, ids)[:3] == ["accept", "reject", None]
+
+
+def test_undo_reaches_back_further_than_one_page_of_history(page, address, kept, tmp_path) -> None:
+    dataset = kept.datasets.import_document(small_document(tmp_path / "files"), f"small {next(NUMBERS)}")
+    ids = candidates(kept, dataset.id, leased(kept, dataset.id), 31)
+    kept.review.decide([NewVerdict(op_id=f"earlier-{i}", candidate_id=i, decision=Decision.ACCEPT) for i in ids[:30]])
+    open_queue(page, address, f"dataset={dataset.id}", ids[30])
+    for one in reversed(ids[:30]):
+        page.keyboard.press("u")
+        see(page, one)
+    saved(page)
+    assert humans(kept, ids) == [None] * 31
+
+
+def test_a_key_may_be_changed_but_not_to_one_that_is_taken(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("?")
+    said = page.locator(".review .help .said")
+    page.locator(".review .help [data-command=accept]").click()
+    page.keyboard.press("x")
+    assert "x already means “reject”" in said.inner_text()
+    page.locator(".review .help [data-command=accept]").click()
+    page.keyboard.press("3")
+    assert "3 already means" in said.inner_text()
+    page.locator(".review .help [data-command=accept]").click()
+    page.keyboard.press("w")
+    assert said.inner_text() == "“accept” is on w now."
+    page.keyboard.press("Escape")
+    page.reload()
+    see(page, ids[0])
+    page.keyboard.press("a")
+    page.keyboard.press("w")
+    see(page, ids[1])
+    assert page.locator(".review .act.accept kbd").first.inner_text() == "w"
+    saved(page)
+    assert humans(kept, ids)[:2] == ["accept", None]
+
+
+def test_zoom_stays_from_candidate_to_candidate(page, address, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("z")
+    zoomed = page.locator(".review .frames").get_attribute("style")
+    assert "--zoom: 1;" not in zoomed
+    page.keyboard.press("a")
+    see(page, ids[1])
+    assert page.locator(".review .frames").get_attribute("style") == zoomed
+    page.keyboard.press("z")
+    assert "--zoom: 1;" in page.locator(".review .frames").get_attribute("style")
+
+
+def test_a_verdict_strip_opens_an_earlier_candidate(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    for number, key in enumerate("ax", 1):
+        page.keyboard.press(key)
+        see(page, ids[number])
+    page.locator(".review .recent button").last.click()
+    see(page, ids[0])
+    page.keyboard.press("f")
+    saved(page)
+    assert humans(kept, ids)[:3] == ["flag", "reject", None]
+
+
+def test_the_tour_comes_once_and_holds_nobody_up(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.wait_for_selector(".review .tour:not([hidden])")
+    page.keyboard.press("a")
+    see(page, ids[1])
+    page.click("text=Skip the tour")
+    page.reload()
+    see(page, ids[1])
+    assert page.locator(".review .tour").is_hidden()
+    page.keyboard.press("?")
+    page.click("text=Show the tour")
+    for number in range(1, 7):
+        assert page.locator(".review .tour footer span").inner_text() == f"{number} of 6"
+        page.locator(".review .tour .act").click()
+    assert page.locator(".review .tour").is_hidden()
+
+
+# What can go wrong
+
+
+def test_a_candidate_that_is_gone_is_told_and_the_rest_is_kept(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    with kept._database.write() as connection:
+        connection.exec_driver_sql(f"DELETE FROM candidate WHERE id = {ids[0]}")
+    page.keyboard.press("a")
+    page.keyboard.press("x")
+    page.wait_for_selector(".review .notice:not([hidden])")
+    assert f"Candidate {ids[0]} no longer exists" in page.locator(".review .notice").inner_text()
+    saved(page)
+    assert humans(kept, ids)[0] == "reject"  # of the second one, the first of those that are left
+    assert page.locator(".review .recent button").count() == 1
+
+
+def test_an_image_that_cannot_be_shown_is_told_and_can_be_skipped(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    page.route("**/media/blob/*", lambda route: route.fulfill(status=404))
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    assert "cannot be shown: its file is missing" in page.locator(".review .broken").first.inner_text()
+    page.keyboard.press("Space")
+    see(page, ids[1])
+    saved(page)
+    assert humans(kept, ids)[0] == "skip"
+
+
+def test_somebody_elses_verdict_is_shown_beside_mine_and_one_decides(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    theirs = [
+        NewVerdict(op_id=f"theirs-{i}", candidate_id=i, decision=Decision.REJECT, reviewer="ann", reason="bad box")
+        for i in ids[:2]
+    ]
+    kept.review.decide(theirs)
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    lines = page.locator(".review .conflicts p")
+    wait(lambda: lines.count() == 2)
+    saved(page)
+    assert f"ann rejected candidate {ids[0]} (bad box) while you accepted it" in lines.first.inner_text()
+    assert humans(kept, ids)[:2] == ["reject", "reject"]
+    page.reload()  # forgets neither of them
+    see(page, ids[2])
+    lines.first.locator("text=Overrule with mine").click()
+    wait(lambda: humans(kept, ids)[:2] == ["accept", "reject"])
+    lines.first.locator("text=Leave it to ann").click()
+    assert page.locator(".review .conflicts").is_hidden()
+    assert humans(kept, ids)[:2] == ["accept", "reject"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (SCRIPT, SCRIPT),
+        ("كوب أحمر", "كوب أحمر"),
+        ("red\u202emug\u0007", "redU+202EmugU+0007"),
+        ("wide " * 2000, "wide wide"),
+    ],
+    ids=["html", "right to left", "control characters", "10,000 letters"],
+)
+def test_odd_texts_are_shown_whole_and_break_nothing(page, address, kept, tmp_path, text: str, shown: str) -> None:
+    dataset = kept.datasets.import_document(small_document(tmp_path / "files"), f"small {next(NUMBERS)}")
+    image = kept.datasets.images(dataset.id)[0]
+    made = NewCandidate(
+        target="t", variant=0, kind=Kind.NEGATIVE_TEXT, image_id=image.id, seed=1, text_before="a", text_after=text
+    )
+    shard = leased(kept, dataset.id)
+    kept.review.add_candidates(shard, [made], dataset.id)
+    (one,) = kept.review.candidate_ids(shard.run_id)
+    open_queue(page, address, f"dataset={dataset.id}", one)
+    assert shown in page.locator(".review .words").inner_text()
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight + 1"), "the page scrolls"
+    assert page.locator(".review .act.accept").first.is_visible()
+    page.keyboard.press("e")
+    field = page.locator(".editor textarea[aria-label='Text after']")
+    assert field.input_value() == text
+    field.fill("a green mug")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".review[data-panel=done]")
+    saved(page)
+    assert kept.review.standing(one).edit == {"text_after": "a green mug"}
+    assert page.title() != "run"
+
+
+# Mending
+
+
+def test_boxes_classes_and_texts_are_mended_exported_and_taken_back(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    image = kept.datasets.images(dataset.id)[0]
+    ball = kept.datasets.categories(dataset.id)[1]
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("e")
+    page.wait_for_selector(".editor[open]")
+    page.keyboard.press("ArrowRight")  # the candidate's own box
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Alt+ArrowRight")
+    draw(page, (20, 70), (60, 110))
+    page.keyboard.type("ba")
+    page.keyboard.press("Enter")
+    caption = page.locator(".editor .caption textarea").first
+    caption.evaluate("field => { field.focus(); field.setSelectionRange(0, 0); }")
+    page.keyboard.type("Now ")
+    assert "offsets 4–13 · words 2–4" in page.locator(".editor .caption li small").first.inner_text()
+    page.locator(".editor .caption li .link").first.click()
+    page.locator(".editor .surface rect.new").click()
+    page.keyboard.press("Control+Enter")
+    see(page, ids[1])
+    saved(page)
+    assert kept.review.standing(ids[0]).edit == {"xyxy": [13.0, 22.0, 50.0, 68.0]}
+    version = kept.edits.current(image.id)
+    drawn = version.annotations.boxes[-1]
+    assert (version.number, drawn.category_id, [round(v) for v in drawn.xyxy]) == (1, ball.id, [20, 70, 60, 110])
+    texts = {phrase.text: phrase for phrase in version.annotations.phrases}
+    assert texts["a red mug"].spans == ((4, 13),) and drawn.id in texts["a red mug"].box_ids
+    snapshot = kept.snapshots.freeze(f"mended {dataset.id}", dataset.id, {})
+    samples = kept.snapshots.samples(snapshot)[1]
+    assert len(samples[0].boxes) == 3 and samples[0].phrases[0].text == "Now a red mug left of a blue ball"
+    assert samples[-1].boxes[0].xyxy == (13.0, 22.0, 50.0, 68.0)  # the painted one
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    saved(page)
+    assert humans(kept, ids)[0] is None
+    assert kept.edits.current(image.id).annotations == kept.edits.versions(image.id)[-1].annotations
+
+
+def draw(page: "sync_api.Page", start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw a box with the mouse, in pixels of the image of 160 x 120."""
+    place = page.locator(".editor .surface svg").bounding_box()
+    scale = place["width"] / 160
+    page.mouse.move(place["x"] + start[0] * scale, place["y"] + start[1] * scale)
+    page.mouse.down()
+    page.mouse.move(place["x"] + end[0] * scale, place["y"] + end[1] * scale, steps=3)
+    page.mouse.up()
+
+
+def test_a_class_is_said_to_be_absent_once_its_boxes_are_gone(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    image, ball = kept.datasets.images(dataset.id)[0], kept.datasets.categories(dataset.id)[1]
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("e")
+    line = page.locator(f".editor [data-class='{ball.id}']")
+    assert line.locator(".absent").is_disabled()
+    page.locator(".editor .room").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Delete")
+    line.locator(".absent").click()
+    page.keyboard.press("Control+Enter")
+    wait(lambda: kept.edits.current(image.id).number == 1)
+    assert kept.edits.current(image.id).annotations.classes == {ball.id: "absent"}
+    assert humans(kept, ids)[0] is None  # only the image was mended
+    see(page, ids[0])
+
+
+def test_leaving_the_editor_asks_before_work_is_lost(page, address, kept, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("e")
+    page.wait_for_selector(".editor[open]")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    assert "Nothing is saved yet" in page.locator(".editor .note").inner_text()
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".editor", state="detached")
+    page.keyboard.press("a")  # the keys are back
+    see(page, ids[1])
+
+
+def test_places_in_texts_follow_what_is_typed(page, address) -> None:
+    page.goto(f"{address}/studio-static/dom.js")
+    told = page.evaluate(
+        """async () => {
+        const { follow, words, counted, standing } = await import("/studio-static/editor/spans.js");
+        const phrase = (text, from, to) => ({ id: 1, text, spans: [[from, to]] });
+        const one = (before, after, text, from, to) => follow(before, after, [phrase(text, from, to)]);
+        return {
+          behind: one("a mug", "see a mug", "mug", 2, 5).phrases[0].spans,
+          grown: one("a mug", "a mugs", "a mug", 0, 5).phrases[0],
+          within: one("a red mug", "a dark red mug", "red mug", 2, 9).phrases[0],
+          gone: one("a red mug", "a mug", "red ", 2, 6).lost,
+          emoji: one("😀 mug", "😀😀 mug", "mug", 2, 5).phrases[0].spans,
+          counted: counted("😀 mug", 3), words: words("it's 😀 one-two"), standing: standing("a red mug", [[2, 9]]) };
+        }"""
+    )
+    assert told["behind"] == [[6, 9]] and told["emoji"] == [[3, 6]] and told["gone"] == ["red "]
+    assert told["within"]["text"] == "dark red mug" or told["within"]["text"] == "red mug"
+    assert told["counted"] == 2 and told["words"] == [[0, 4], [7, 14]] and told["standing"] == "offsets 2–9 · words 2–3"
+
+
+# A whole session
+
+
+@pytest.mark.parametrize("decisions", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_session_ends_with_exactly_the_decisions_made(browser, tmp_path: Path, decisions: int) -> None:
+    """By keyboard: a tenth is taken back, with a reload, a stretch offline, and a server that is killed and started again."""
+    home = tmp_path / "home"
+    store = Store(home)
+    dataset = store.datasets.import_document(small_document(tmp_path / "files"), "session")
+    ids = candidates(store, dataset.id, leased(store, dataset.id), decisions + 20)
+    port = free_port()
+    server = serve(home, port)
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    page = context.new_page()
+    page.on("dialog", lambda dialog: dialog.accept())
+    open_queue(page, f"http://127.0.0.1:{port}", f"dataset={dataset.id}", ids[0])
+    expected: list[tuple[int, str]] = []
+    rng = random.Random(decisions)
+    keys = {"a": "accept", "x": "reject", "Space": "skip", "2": "reject", "f": "flag"}
+    sixth = decisions // 6
+    for number in range(decisions):
+        if number == sixth:
+            saved(page)
+            page.reload()
+        elif number == 2 * sixth:
+            context.set_offline(True)
+        elif number == 3 * sixth:
+            context.set_offline(False)
+        elif number == 4 * sixth:
+            server.kill()
+            server.wait()
+        elif number == 5 * sixth:
+            server = serve(home, port)
+        at = len(expected) - sum(decision == "undo" for _, decision in expected) * 2
+        see(page, ids[at])
+        key = rng.choice(list(keys))
+        page.keyboard.press(key)
+        expected.append((ids[at], keys[key]))
+        if number % 10 == 9:
+            see(page, ids[at + 1])
+            page.keyboard.press("u")
+            expected.append((ids[at], "undo"))
+    saved(page)
+    server.kill()
+    server.wait()
+    context.close()
+    log = sorted(store.review.verdicts(limit=10**6), key=lambda verdict: verdict.id)
+    assert [(verdict.candidate_id, str(verdict.decision)) for verdict in log] == expected
+    assert len({verdict.op_id for verdict in log}) == len(log)
+    store.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def serve(home: Path, port: int) -> "subprocess.Popen[bytes]":
+    """The studio in a process of its own, once it answers."""
+    command = [sys.executable, "-m", "studio.cli", "serve", "--no-worker", "--home", str(home), "--port", str(port)]
+    with (home / "serve.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    wait(lambda: answers(port), 300)
+    return process
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_end_of_the_queue_says_what_to_do_next(page, address, kept, waiting) -> None:

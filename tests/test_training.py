@@ -4,6 +4,9 @@ back."""
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,10 @@ from PIL import Image
 from db.errors import NotFound, WinnowError
 from engine.backends.mmdet_detector import MMDetDetector
 from engine.detections import Detections
-from engine.training.data import EndlessSampler, SceneDataset, augment, read_split
+from engine.training.data import SceneDataset, augment, read_split
 from engine.training.hooks import LAST
 from engine.training.launch import TrainJob, train
+from engine.training.task import job_to_json
 
 COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220)}
 OPTIONS = {"iterations": 6, "batch_size": 2, "image_size": (64, 48), "eval_interval": 6, "lr": 1e-3}
@@ -165,6 +169,37 @@ def weights_of(result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(Path(result["model"]) / "model.safetensors")
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engine.training import launch
+from engine.training.task import job_from_json
+from tests.test_training import Recorder
+
+class Doomed(Recorder):
+    def stop_requested(self):
+        if self.asked == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().stop_requested()
+
+launch.SAVE_EVERY = 2
+launch.train(job_from_json(sys.stdin.buffer.read()), Doomed())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_what_came_after_its_last_state_only(folder: Path, tmp_path: Path) -> None:
+    whole = weights_of(train(TrainJob(folder, tmp_path / "whole", "tiny_atss", OPTIONS, seed=3), Recorder()))
+    job = TrainJob(folder, tmp_path / "killed", "tiny_atss", OPTIONS, seed=3)
+    done = subprocess.run([sys.executable, "-c", KILLED], input=job_to_json(job), check=False)
+    assert done.returncode == -signal.SIGKILL
+    second = Recorder()
+    resumed = weights_of(train(job, second))
+    assert second.asked == 1, "the state of step 4 is the last; after the fifth step it asks, after the sixth it ends"
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_without_resume_it_starts_over(folder: Path, tmp_path: Path) -> None:
     job = TrainJob(folder, tmp_path, "tiny_atss", OPTIONS, resume=False)
     assert train(job, Recorder(stop_after=2)) == {"stopped": True, "iterations": 2}
@@ -272,18 +307,6 @@ def test_augmented_boxes_stay_on_their_objects(seed: int) -> None:
     x1, y1, x2, y2 = boxes[0]
     rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
     assert np.abs([columns[0] - x1, rows[0] - y1, columns[-1] + 1 - x2, rows[-1] + 1 - y2]).max() <= 1
-
-
-def test_the_sampler_visits_everything_once_an_epoch_and_resumes_anywhere() -> None:
-    def take(skip: int, count: int) -> list[tuple[int, int]]:
-        sampler = EndlessSampler(range(5), seed=2)
-        sampler.skip(skip)
-        return [pair for pair, _ in zip(sampler, range(count), strict=False)]
-
-    whole = take(0, 15)
-    assert [sorted(p for _, p in whole[k : k + 5]) for k in (0, 5, 10)] == [[0, 1, 2, 3, 4]] * 3
-    assert whole[:5] != whole[5:10]
-    assert take(7, 8) == whole[7:]
 
 
 # The value

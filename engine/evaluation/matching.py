@@ -7,7 +7,7 @@ most, above the threshold, and an ignored box only where no other is left. Of eq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ IGNORED, HIT, FALSE = 0, 1, 2
 
 IGNORED_LAST = np.int64(1 << 32)
 """More than any prediction has overlaps, so that a box that counts is always preferred to an ignored one."""
+
+Choices = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,27 +141,45 @@ def _edges(known: Truth, found: Predictions) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _assign(verdict: np.ndarray, known: Truth, found: Predictions, ignored: np.ndarray) -> None:
-    """Lets predictions choose, round by round: in each, the next one of every pair that overlaps anything."""
+    """Writes into `verdict` int8 [n,A,T] what the predictions that choose a box count as."""
+    for row, area, level, box in _choices(known, found, ignored, THRESHOLDS):
+        unmatched = verdict[row, area, level]
+        matched = np.where(known.void[box], unmatched, HIT)
+        verdict[row, area, level] = np.where(ignored[box, area], IGNORED, matched)
+
+
+def partners(truth: Truth, predictions: Predictions) -> np.ndarray:
+    """int64 [n], the true box that each prediction takes at an IoU of 0.5, -1 for none; the choices of `match`."""
+    order, place = np.lexsort((-predictions.score, predictions.pair)), np.argsort(truth.pair, kind="stable")
+    known = truth[place]
+    chosen = np.full(len(predictions), -1, np.int64)
+    for row, _, _, box in _choices(known, predictions[order], known.ignore[:, None], THRESHOLDS[:1]):
+        chosen[order[row]] = place[box]
+    return chosen
+
+
+def _choices(known: Truth, found: Predictions, ignored: np.ndarray, levels: np.ndarray) -> Iterator[Choices]:
+    """Lets predictions choose, round by round: in each, the next one of every pair that overlaps anything.
+
+    Yields who chooses, for which area range and threshold, and the box: int64 [k] each.
+    """
     which, box, iou = _edges(known, found)
     chooser, begin, size = np.unique(which, return_index=True, return_counts=True)
     turn = np.arange(len(chooser)) - _starts(found.pair[chooser])
-    taken = np.zeros((len(known), *verdict.shape[1:]), bool)
+    taken = np.zeros((*ignored.shape, len(levels)), bool)
     order = np.argsort(turn, kind="stable")
     for now in np.split(order, np.cumsum(np.bincount(turn))[:-1]) if len(order) else ():
         edges = np.repeat(begin[now] - (np.cumsum(size[now]) - size[now]), size[now]) + np.arange(size[now].sum())
         starts = np.cumsum(size[now]) - size[now]
         place = np.arange(len(edges)) - np.repeat(starts, size[now])
         free = ~taken[box[edges]] | known.crowd[box[edges], None, None]
-        able = free & (iou[edges, None] >= THRESHOLDS)[:, None]
+        able = free & (iou[edges, None] >= levels)[:, None]
         worth = place[:, None] + 1 + IGNORED_LAST * ~ignored[box[edges]]
         best = np.maximum.reduceat(np.where(able, worth[..., None], 0), starts)
         row, area, level = np.nonzero(best)
         chosen = box[begin[now][row] + best[row, area, level] % IGNORED_LAST - 1]
         taken[chosen, area, level] = True
-        chosen_row, ignores = chooser[now][row], ignored[chosen, area]
-        unmatched = verdict[chosen_row, area, level]
-        matched = np.where(known.void[chosen], unmatched, HIT)
-        verdict[chosen_row, area, level] = np.where(ignores, IGNORED, matched)
+        yield chooser[now][row], area, level, chosen
 
 
 def curves(

@@ -23,6 +23,7 @@ BACKENDS = {
     "vllm": ("engine.backends.vllm_text", "VLLMWriter", "writer: a chat model on this machine, by vLLM"),
     "openai_chat": ("engine.backends.chat_writer", "OpenAIWriter", "writer: any OpenAI-compatible endpoint"),
     "paste": ("engine.backends.paste", "PastePainter", "painter: pastes an instance of the data set itself"),
+    "careless": ("engine.labs.careless", "CarelessPainter", "painter: paste that errs at a known rate, for the lab"),
     "hf_diffusers": ("engine.backends.hf_diffusers", "DiffusersPainter", "painter: an inpainting model, by diffusers"),
     "openclip": ("engine.backends.openclip", "OpenCLIPEmbedder", "embedder: a CLIP model, by open_clip"),
     "aesthetic_head": ("engine.backends.aesthetic", "AestheticHead", "aesthetics: an MLP on the embedder's vectors"),

@@ -27,13 +27,13 @@ def average_weights(first: Path, second: Path, target: Path, *, digests: tuple[s
     _refuse_differences(first, one, second, other)
     mean = {name: _mean(tensor, other[name], share) for name, tensor in one.items()}
     write_whole(target, lambda path: save_file(mean, path))
-    return _digest(target)
+    return digest_of(target)
 
 
 def _weights(path: Path, digest: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise WinnowError(f"{path} is missing.")
-    seen = _digest(path)
+    seen = digest_of(path)
     if seen != digest:
         raise WinnowError(f"{path} is not the file that was recorded: its sha256 is {seen}, it should be {digest}.")
     try:
@@ -42,7 +42,8 @@ def _weights(path: Path, digest: str) -> dict[str, Tensor]:
         raise WinnowError(f"{path} is not a safetensors file. ({error})") from error
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

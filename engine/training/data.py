@@ -1,22 +1,22 @@
 """Training data: a folder with `train.json` and `val.json` (plain COCO), as batches for mmdet models.
 
 Images may be flagged `"synthetic": true`; the flag travels in the sample's metainfo. Boxes with `iscrowd` are ignored
-regions.
+regions. Annotations may hold masks as `segmentation`, polygons or run lengths.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from pycocotools import mask as coco_mask
+from torch.utils.data import Dataset
 
 from db.errors import WinnowError
 from engine.training import mmlab
@@ -24,7 +24,7 @@ from engine.training import mmlab
 mmlab.install()
 
 from mmdet.structures import DetDataSample  # after the operators are in place
-from mmengine.registry import DATA_SAMPLERS
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
 MEMORY = 2 << 30
@@ -33,7 +33,7 @@ MEMORY = 2 << 30
 
 class Scene(msgspec.Struct, frozen=True):
     """One image of a split. Boxes are absolute float32 `xyxy` [n,4] in its own pixels; `crowd` [n] marks ignored
-    regions."""
+    regions; `outlines` [n] are the masks as COCO holds them, None where there is none."""
 
     id: int
     path: Path
@@ -43,6 +43,7 @@ class Scene(msgspec.Struct, frozen=True):
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    outlines: tuple[Any, ...] = ()
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -99,6 +100,7 @@ def _scene(folder: Path, image: dict[str, Any], notes: list[dict[str, Any]], lab
         boxes=boxes,
         labels=np.array([labels[note["category_id"]] for note in notes], np.int64),
         crowd=np.array([bool(note.get("iscrowd", 0)) for note in notes], bool),
+        outlines=tuple(note.get("segmentation") or None for note in notes),
     )
 
 
@@ -116,20 +118,28 @@ def as_input(image: np.ndarray) -> torch.Tensor:
 
 
 class SceneDataset(Dataset):
-    """A split as mmdet samples, scaled into `size_wh`; with `augment`, randomly flipped, scaled, shifted and tinted.
+    """A split as mmdet samples, scaled into `size_wh`; with `augment`, randomly flipped, scaled, shifted and tinted;
+    with `masks`, together with the masks of real images (those of generated ones are empty, and teach nothing).
 
     An index is either a position, or a pair (draw, position): the draw seeds the randomness, so that a resumed
     training sees what an uninterrupted one would have seen.
     """
 
-    def __init__(self, split: Split, size_wh: tuple[int, int], augment: bool = False, seed: int = 0) -> None:
-        self._split, self._size, self._augment, self._seed = split, size_wh, augment, seed
+    def __init__(
+        self, split: Split, size_wh: tuple[int, int], augment: bool = False, seed: int = 0, masks: bool = False
+    ) -> None:
+        self._split, self._size, self._augment, self._seed, self._masks = split, size_wh, augment, seed, masks
         self._kept: dict[int, np.ndarray] = {}
         self._room = MEMORY
         self.metainfo = {"classes": split.names}
 
     def __len__(self) -> int:
         return len(self._split.scenes)
+
+    @property
+    def synthetic(self) -> list[bool]:
+        """Which samples are generated images, for `Gen2DetSampler`."""
+        return [scene.synthetic for scene in self._split.scenes]
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         draw, position = index if isinstance(index, tuple) else (0, index)
@@ -138,9 +148,14 @@ class SceneDataset(Dataset):
         scale = np.array([image.shape[1] / scene.width, image.shape[0] / scene.height])
         boxes = (scene.boxes.reshape(-1, 2, 2) * scale).reshape(-1, 4).astype(np.float32)
         keep = np.ones(len(boxes), bool)
+        masks = _drawn(scene, image.shape[:2]) if self._masks else None
         if self._augment:
-            image, boxes, keep = augment(image, boxes, np.random.default_rng((self._seed, draw)))
-        return self._sample(scene, image, boxes, keep)
+            rng = np.random.default_rng((self._seed, draw))
+            motion = Motion.draw(image.shape[1], image.shape[0], rng)
+            boxes, keep = motion.boxes(boxes)
+            masks = None if masks is None else motion.masks(masks)
+            image = _tint(motion.image(image), rng)
+        return self._sample(scene, image, boxes, keep, masks)
 
     def _image(self, position: int) -> np.ndarray:
         if position in self._kept:
@@ -151,7 +166,9 @@ class SceneDataset(Dataset):
             self._room -= image.nbytes
         return image
 
-    def _sample(self, scene: Scene, image: np.ndarray, boxes: np.ndarray, keep: np.ndarray) -> dict[str, Any]:
+    def _sample(
+        self, scene: Scene, image: np.ndarray, boxes: np.ndarray, keep: np.ndarray, masks: np.ndarray | None
+    ) -> dict[str, Any]:
         objects, ignored = keep & ~scene.crowd, keep & scene.crowd
         sample = DetDataSample(
             gt_instances=InstanceData(
@@ -167,6 +184,8 @@ class SceneDataset(Dataset):
                 "synthetic": scene.synthetic,
             },
         )
+        if masks is not None:
+            sample.gt_instances.masks = BitmapMasks(masks[objects], *image.shape[:2])
         return {"inputs": as_input(image), "data_samples": sample}
 
 
@@ -181,28 +200,71 @@ def _read(scene: Scene) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _drawn(scene: Scene, shape: tuple[int, int]) -> np.ndarray:
+    """The masks of an image, uint8 [n,height,width] of 0 and 1, scaled to this shape."""
+    masks = np.zeros((len(scene.boxes), *shape), np.uint8)
+    for mask, outline in zip(masks, scene.outlines, strict=True):
+        if outline is not None and not scene.synthetic:
+            mask[:] = cv2.resize(_mask(outline, scene), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return masks
+
+
+def _mask(outline: Any, scene: Scene) -> np.ndarray:
+    """Polygons, or run lengths as numbers or as text, as pixels [height,width]."""
+    if isinstance(outline, list):
+        runs = coco_mask.merge(coco_mask.frPyObjects(outline, scene.height, scene.width))
+    elif isinstance(outline["counts"], list):
+        runs = coco_mask.frPyObjects(outline, scene.height, scene.width)
+    else:
+        runs = outline
+    return coco_mask.decode(runs)
+
+
+class Motion(NamedTuple):
+    """A flip, scale and shift of a picture of `size_wh` within its frame: a point p goes to `scale * p + shift`."""
+
+    size_wh: tuple[int, int]
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def draw(cls, width: int, height: int, rng: np.random.Generator) -> Motion:
+        """A scale of 0.75 to 1.33 anywhere in the frame, flipped every other time."""
+        zoom = float(np.exp(rng.uniform(np.log(0.75), np.log(1.33))))
+        free = np.array([width, height]) * (1 - zoom)
+        shift = free * rng.uniform(0, 1, 2)
+        scale = np.array([zoom, zoom])
+        if rng.random() < 0.5:
+            scale[0], shift[0] = -zoom, width - shift[0]
+        return cls((width, height), scale, shift)
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """The picture moved; what is uncovered at the border is grey."""
+        return self._warped(image, cv2.INTER_LINEAR, (114, 114, 114))
+
+    def masks(self, masks: np.ndarray) -> np.ndarray:
+        """Masks [n,height,width] moved."""
+        return np.array([self._warped(mask, cv2.INTER_NEAREST, 0) for mask in masks], np.uint8).reshape(masks.shape)
+
+    def _warped(self, picture: np.ndarray, how: int, border: Any) -> np.ndarray:
+        centres = self.shift + 0.5 * self.scale - 0.5  # pixel i covers i to i + 1; warpAffine puts its centre at i
+        matrix = np.array([[self.scale[0], 0, centres[0]], [0, self.scale[1], centres[1]]])
+        return cv2.warpAffine(picture, matrix, self.size_wh, flags=how, borderValue=border)
+
+    def boxes(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(boxes [n,4] moved and cut to the frame, which are still to be seen [n]: those with a third of their area in
+        it)."""
+        moved = np.sort((boxes.reshape(-1, 2, 2) * self.scale + self.shift), axis=1).reshape(-1, 4)
+        inside = moved.clip(0, np.array([*self.size_wh, *self.size_wh]))
+        return inside.astype(np.float32), _area(inside) / _area(moved) > 1 / 3
+
+
 def augment(
     image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(image of the same size, boxes [n,4], which boxes are still to be seen [n]) after a random flip, scale, shift
-    and tint.
-
-    What is uncovered at the border is grey. A box counts as seen while a third of its area is in the picture.
-    """
-    height, width = image.shape[:2]
-    zoom = float(np.exp(rng.uniform(np.log(0.75), np.log(1.33))))
-    free = np.array([width, height]) * (1 - zoom)
-    shift = free * rng.uniform(0, 1, 2)
-    scale = np.array([zoom, zoom])
-    if rng.random() < 0.5:
-        scale[0], shift[0] = -zoom, width - shift[0]
-    centres = shift + 0.5 * scale - 0.5  # the pixel i of an image covers i to i + 1; warpAffine puts its centre at i
-    matrix = np.array([[scale[0], 0, centres[0]], [0, scale[1], centres[1]]])
-    image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(114, 114, 114))
-    moved = np.sort((boxes.reshape(-1, 2, 2) * scale + shift), axis=1).reshape(-1, 4)
-    inside = moved.clip(0, np.array([width, height, width, height]))
-    share = _area(inside) / _area(moved)
-    return _tint(image, rng), inside.astype(np.float32), share > 1 / 3
+    """(image of the same size, boxes [n,4], which boxes are still to be seen [n]) after a random motion and tint."""
+    motion = Motion.draw(image.shape[1], image.shape[0], rng)
+    return _tint(motion.image(image), rng), *motion.boxes(boxes)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
@@ -214,26 +276,3 @@ def _tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gain = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3)
     table = (np.arange(256)[:, None] - 128) * gain + 128 + rng.uniform(-20, 20)
     return cv2.LUT(image, table.clip(0, 255).astype(np.uint8).reshape(1, 256, 3))
-
-
-@DATA_SAMPLERS.register_module()
-class EndlessSampler(Sampler):
-    """(draw, position) without end: permutations that are a function of the seed, so that any draw can be resumed."""
-
-    def __init__(self, dataset: Sized, seed: int = 0) -> None:
-        self._size, self._seed, self._start = len(dataset), seed, 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        draw = self._start
-        while True:
-            order = np.random.default_rng((self._seed, draw // self._size)).permutation(self._size)
-            for position in order[draw % self._size :]:
-                yield draw, int(position)
-                draw += 1
-
-    def __len__(self) -> int:
-        return self._size
-
-    def skip(self, count: int) -> None:
-        """Start at this draw."""
-        self._start = count

@@ -4,8 +4,8 @@ A generated image may show objects whose labels a filter deleted, and objects no
 `synthetic` in its metainfo gives no loss for background and none for masks; its foreground teaches as usual. A loss is
 averaged over what counts in it, so batches of real images have exactly mmdet's loss.
 
-`tolerate_background` turns a plain mmdet configuration into a tolerant one. Which images make up a batch is up to
-`engine.training.samplers.Gen2DetSampler`.
+`tolerate_background` turns a plain mmdet configuration into a tolerant one; `real_masks_only` does nothing but leave the
+masks of generated images out. Which images make up a batch is up to `engine.training.samplers.Gen2DetSampler`.
 """
 
 from __future__ import annotations
@@ -156,24 +156,12 @@ class TolerantGroundingDINOHead(_QueryTargets, GroundingDINOHead):
 
 
 @MODELS.register_module()
-class TolerantRoIHead(StandardRoIHead):
-    """StandardRoIHead where synthetic images give foreground proposals only, and no masks.
-
-    Background proposals are left out, rather than weighted 0, because the box loss is averaged over all proposals.
-    """
+class RealMasksRoIHead(StandardRoIHead):
+    """StandardRoIHead without mask loss on synthetic images, whose repainted objects have no masks."""
 
     def loss(self, x: Any, rpn_results_list: Any, batch_data_samples: Any) -> dict[str, Tensor]:
         self._real = [not sample.metainfo.get("synthetic", False) for sample in batch_data_samples]
         return super().loss(x, rpn_results_list, batch_data_samples)
-
-    def bbox_loss(self, x: Any, sampling_results: Sequence[Any]) -> dict[str, Any]:
-        for real, result in zip(self._real, sampling_results, strict=True):
-            if not real:
-                result.neg_inds, result.neg_priors = result.neg_inds[:0], result.neg_priors[:0]
-        found = super().bbox_loss(x, sampling_results)
-        # mmdet leaves this loss out when there are no proposals at all; other processes would wait for its gradient.
-        found["loss_bbox"].setdefault("loss_cls", found["cls_score"].sum())
-        return found
 
     def mask_loss(self, x: Any, sampling_results: Any, bbox_feats: Tensor, batch_gt_instances: Any) -> dict[str, Any]:
         if all(self._real):
@@ -188,6 +176,23 @@ class TolerantRoIHead(StandardRoIHead):
             torch.cat([parts[index] for index in real]),
             [batch_gt_instances[index] for index in real],
         )
+
+
+@MODELS.register_module()
+class TolerantRoIHead(RealMasksRoIHead):
+    """A RoI head where synthetic images give foreground proposals only, and no masks.
+
+    Background proposals are left out, rather than weighted 0, because the box loss is averaged over all proposals.
+    """
+
+    def bbox_loss(self, x: Any, sampling_results: Sequence[Any]) -> dict[str, Any]:
+        for real, result in zip(self._real, sampling_results, strict=True):
+            if not real:
+                result.neg_inds, result.neg_priors = result.neg_inds[:0], result.neg_priors[:0]
+        found = super().bbox_loss(x, sampling_results)
+        # mmdet leaves this loss out when there are no proposals at all; other processes would wait for its gradient.
+        found["loss_bbox"].setdefault("loss_cls", found["cls_score"].sum())
+        return found
 
 
 def _nothing(module: torch.nn.Module) -> Tensor:
@@ -228,3 +233,24 @@ def tolerate_background(config: dict[str, Any]) -> ConfigDict:
             )
         tolerant[name]["type"] = TOLERANT[kind]
     return tolerant
+
+
+def real_masks_only(config: dict[str, Any]) -> ConfigDict:
+    """The configuration of a detector that learns no masks from synthetic images. Raises WinnowError for a mask head
+    whose kind is not known."""
+    chosen = ConfigDict(deepcopy(config))
+    head = chosen.get("roi_head") or {}
+    if not learns_masks(chosen) or head.get("type") in ("RealMasksRoIHead", "TolerantRoIHead"):
+        return chosen
+    if head.get("type") != "StandardRoIHead":
+        raise WinnowError(
+            f"It is not known how to leave the masks of generated images out of {head.get('type')!r}, only out of "
+            "'StandardRoIHead'."
+        )
+    chosen.roi_head.type = "RealMasksRoIHead"
+    return chosen
+
+
+def learns_masks(config: dict[str, Any]) -> bool:
+    """Whether the detector of this configuration learns masks too."""
+    return bool(config.get("mask_head") or (config.get("roi_head") or {}).get("mask_head"))

@@ -42,6 +42,8 @@ def install() -> None:
     _supply_operators()
     _load_without_unpickling()
     _fit_language_model()
+    _fit_fusion()
+    _fit_dino()
     from mmdet.utils import register_all_modules
 
     register_all_modules()
@@ -106,7 +108,11 @@ def _history_method(owner: type, name: str) -> Callable[..., Any]:
 
 
 def _fit_language_model() -> None:
-    """transformers 5 has no `batch_encode_plus` and wants a mask of token pairs as [batch, 1, tokens, tokens]."""
+    """transformers 5 moved a function that mmdet's fusion imports, without which it takes transformers for missing; it has no `batch_encode_plus` and wants a mask of token pairs as [batch, 1, tokens, tokens]."""
+    from transformers import modeling_utils, pytorch_utils
+
+    known: Any = modeling_utils
+    known.apply_chunking_to_forward = pytorch_utils.apply_chunking_to_forward
     from mmdet.models.language_models.bert import BertEncoder
     from transformers import PreTrainedTokenizerBase
 
@@ -125,3 +131,36 @@ def _with_pair_mask(forward: Callable[..., dict[str, Any]]) -> Callable[..., dic
         return {**forward(self, {**x, "attention_mask": mask[:, None]}), "masks": mask}
 
     return adapted
+
+
+def _fit_fusion() -> None:
+    """GLIP's layer of BERT between fusions calls transformers with arguments that version 5 does not take."""
+    from mmdet.models.utils.vlfuse_helper import BertEncoderLayer
+
+    BertEncoderLayer.forward = _between_fusions
+
+
+def _between_fusions(self: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    lang = inputs["lang"]
+    hidden = lang["hidden"]
+    hide = (1 - lang["masks"][:, None, None].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+    attended = self.attention.output(self.attention.self(hidden, hide)[0], hidden)
+    return {"visual": inputs["visual"], "lang": {**lang, "hidden": self.feed_forward_chunk(attended)}}
+
+
+def _fit_dino() -> None:
+    """This mmdet codes a reference box by twice as many numbers as DINO (Zhang et al. 2023), published weights, and its own
+    Grounding DINO have, which then does not run."""
+    from mmdet.models.layers.transformer import dino_layers
+
+    encode, make = dino_layers.coordinate_to_encoding, dino_layers.DinoTransformerDecoder._init_layers
+
+    def narrow(points: torch.Tensor, num_feats: int) -> torch.Tensor:
+        return encode(points, num_feats=num_feats // 2)
+
+    def with_narrow(self: Any) -> None:
+        make(self)
+        self.ref_point_head = dino_layers.MLP(self.embed_dims * 2, self.embed_dims, self.embed_dims, 2)
+
+    dino_layers.coordinate_to_encoding = narrow
+    dino_layers.DinoTransformerDecoder._init_layers = with_narrow

@@ -328,6 +328,8 @@ def modulated_deform_conv_forward(
     `output`."""
     used = bias if with_bias else None
     stride, padding, dilation = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
+    size = output.shape[2:]
+    offset, mask = _cut(offset, size), _cut(mask, size)
     output.copy_(torchvision.ops.deform_conv2d(input, offset, weight, used, stride, padding, dilation, mask))
 
 
@@ -360,11 +362,26 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Adds the gradients of input, weight, offset, mask and, if there is one, bias."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    size = grad_output.shape[2:]
+    offset, mask = _cut(offset, size), _cut(mask, size)
     grads = _deform_gradients(grad_output, input, weight, offset, mask, geometry)
-    for total, part in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
+    totals = (grad_input, grad_weight, _cut(grad_offset, size), _cut(grad_mask, size))
+    for total, part in zip(totals, grads, strict=False):
         total += part
     if with_bias:
         grad_bias += grads[4]
+
+
+def _cut(values: Tensor, size: torch.Size) -> Tensor:
+    """A view of [b, c, h, w] as [b, c, *size], from the first number of each sample on.
+
+    DyHead passes offsets of a larger map, as mmcv's kernels allow: they take the place of a number by the size of the
+    output. Trained weights rely on that.
+    """
+    if values.shape[2:] == size:
+        return values
+    channels = values.shape[1]
+    return values.flatten(1)[:, : channels * size.numel()].view(len(values), channels, *size)
 
 
 def _deform_gradients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,36 @@ import numpy as np
 from db.errors import WinnowError
 from db.records import Run
 from db.store import Store
+from engine import comparison
 from engine.backends.mmdet_detector import MMDetDetector
+from engine.backends.mmdet_reader import MMDetReader
 from engine.control import Control, Stopped
-from engine.evaluation.coco import evaluate as coco_metrics
-from engine.folder import split_coco, training_folder
+from engine.evaluation import suite
+from engine.evaluation import truth as truths
+from engine.grounding_folder import split_omnilabel
 from engine.pixels import decode
+from engine.presets import PRESETS
+from engine.training.averaging import digest_of
+from engine.training.events import EventFile
+from engine.training.grounding import asked_about
 from engine.training.launch import TrainJob
 from engine.training.launch import train as train_detector
+from engine.training_data import training_data
 
 BATCH = 8
 
 
 class LedgerReporter:
-    """What a training tells the world: curves and log lines into the store, the stop wish back."""
+    """What a training tells the world: curves and log lines into the store, curves for TensorBoard as well, the stop
+    wish back."""
 
     def __init__(self, store: Store, run: Run, control: Control) -> None:
         self._store, self._run, self._control = store, run, control
+        self._events = EventFile(store.home / "tensorboard" / f"run-{run.id}")
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         self._store.ledger.add_metrics(self._run.id, step, values)
+        self._events.add(step, values)
 
     def progress(self, done: int, total: int) -> None:
         self._control.progress(done, total)
@@ -51,26 +63,34 @@ def train(store: Store, run: Run, control: Control) -> None:
     """Train on the run's snapshot, from the last checkpoint if there is one. Raises Stopped when asked to stop; the
     next attempt then goes on where this one ended."""
     work = store.home / "work" / f"run-{run.id}"
-    counts = training_folder(store, store.snapshots.get(run.options["snapshot_id"]), work / "data")
-    control.log(
-        f"{counts['train']} training images ({counts['synthetic']} of them generated), {counts['val']} for validation"
-    )
+    preset = run.options["preset"]
+    snapshot = store.snapshots.get(run.options["snapshot_id"])
+    counts = training_data(store, snapshot, work / "data", preset)
+    control.log("training data: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     job = TrainJob(
         data=work / "data",
         work=work,
-        preset=run.options["preset"],
+        preset=preset,
         options=run.options["train"],
         seed=run.seed,
+        configs=store.home / "configs",
     )
     result = train_detector(job, LedgerReporter(store, run, control))
     if result.pop("stopped", False):
         raise Stopped
-    target = model_folder(store, run.id)
+    weights = _keep_model(Path(result.pop("model")), model_folder(store, run.id))
+    store.ledger.set_result(run.id, {**result, "images": counts, "weights": weights})
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _keep_model(made: Path, target: Path) -> dict[str, Any]:
+    """Moves a model to its place; returns the sha256 of its weights and their size, which a file can be checked
+    against."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(result.pop("model"), target)
-    store.ledger.set_result(run.id, {**result, "images": counts})
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(made, target)
+    file = target / "model.safetensors"
+    return {"sha256": digest_of(file), "bytes": file.stat().st_size}
 
 
 def evaluate(store: Store, run: Run, control: Control) -> None:
@@ -79,14 +99,35 @@ def evaluate(store: Store, run: Run, control: Control) -> None:
     folder = model_folder(store, trained.id)
     if not folder.is_dir():
         raise WinnowError(f"The model of run {trained.id} is missing from {folder}. Train it again.")
-    truth = split_coco(store, store.snapshots.get(run.options["snapshot_id"]), run.options["split"])
-    predictions = _predict(MMDetDetector(folder), truth, control)
-    result = coco_metrics(truth, predictions)
+    snapshot, split = store.snapshots.get(run.options["snapshot_id"]), run.options["split"]
+    truth = truths.detection(store, snapshot, split)
+    reads = PRESETS[trained.options["preset"]].kind == "grounding"
+    detector = MMDetReader(folder, _names(truth)) if reads else MMDetDetector(folder)
+    predictions = _predict(detector, truth, control)
+    result = suite.evaluate(suite.fitting(truth), truth, predictions)
+    if reads:
+        result["omnilabel"] = asked_about(folder, split_omnilabel(store, snapshot, split), _watched(control))
     stored = store.blobs.put(msgspec.json.encode(predictions))
-    store.ledger.set_result(run.id, {**result.as_dict(), "predictions": stored, "images": len(truth["images"])})
+    store.ledger.set_result(run.id, {**result, "predictions": stored, "images": len(truth["images"])})
+    comparison.judged(store, store.ledger.run(run.id))  # here, so that no page waits for it
 
 
-def _predict(detector: MMDetDetector, truth: dict[str, Any], control: Control) -> list[dict[str, Any]]:
+def _names(truth: dict[str, Any]) -> list[str]:
+    return [category["name"] for category in truth["categories"]]
+
+
+def _watched(control: Control) -> Callable[[int, int], None]:
+    """Tells the progress, and stops when asked to."""
+
+    def told(done: int, total: int) -> None:
+        if control.stop_requested():
+            raise Stopped
+        control.progress(done, total)
+
+    return told
+
+
+def _predict(detector: MMDetDetector | MMDetReader, truth: dict[str, Any], control: Control) -> list[dict[str, Any]]:
     """COCO results for every image of `truth`. Classes are matched by name."""
     ids = {category["name"]: category["id"] for category in truth["categories"]}
     unknown = [name for name in detector.names if name not in ids]

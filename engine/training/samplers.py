@@ -35,7 +35,8 @@ class SourceSampler(Sampler):
 
     The order is endless for training loops that count iterations. With `by_epoch` an epoch ends after about
     len(dataset) samples, and `set_epoch` says which one it is. `skip` starts at a later draw, as if all before it had
-    been made. With `numbered`, (draw, position) is yielded, for data sets that seed their randomness with the draw.
+    been made. With `numbered`, (draw, position) is yielded, for data sets that seed their randomness with the draw; it
+    counts the samples of all processes.
 
     Raises WinnowError for shares that are no probabilities, and for a source that has a share but no samples.
     """
@@ -87,7 +88,8 @@ class SourceSampler(Sampler):
             start = used[source] * self._batch * self._world + self._rank * self._batch
             for offset in range(skipped, self._batch):
                 position = self._member(source, start + offset)
-                yield (batch * self._batch + offset, position) if self._numbered else position
+                draw = (batch * self._world + self._rank) * self._batch + offset
+                yield (draw, position) if self._numbered else position
             used[source] += 1
             batch, skipped = batch + 1, 0
             if self._by_epoch and batch % self._batches == 0:

@@ -12,10 +12,22 @@ def _imports(scale: float) -> dict[str, Any]:
     return run(scale)
 
 
-def _review(scale: float) -> dict[str, Any]:
-    from studio.benches.review import run
+def _exports(scale: float) -> dict[str, Any]:
+    from studio.benches.exports import run
 
     return run(scale)
+
+
+def _scale(scale: float) -> dict[str, Any]:
+    from studio.benches.scale import run
+
+    return run(scale)
+
+
+def _review(scale: float, size: int | None = None) -> dict[str, Any]:
+    from studio.benches.review import run
+
+    return run(scale) if size is None else run(scale, sizes=(size,))
 
 
 def _paint(scale: float, model: str | None = None) -> dict[str, Any]:
@@ -36,10 +48,19 @@ def _filter(scale: float, model: str | None = None) -> dict[str, Any]:
     return run(scale, model)
 
 
+def _train(scale: float) -> dict[str, Any]:
+    from studio.benches.train import run
+
+    return run(scale)
+
+
 BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "import": _imports,
+    "export": _exports,
+    "scale": _scale,
     "review": _review,
     "paint": _paint,
     "filter": _filter,
     "lab": _lab,
+    "train": _train,
 }

@@ -66,7 +66,7 @@ def measure(count: int, rounds: int = ROUNDS) -> dict[str, Any]:
 
 
 def _figures(store: Store, dataset: int, file: Path, rounds: int) -> dict[str, float]:
-    before, after = (_policy(first) for first in (RULES[0], MOVED))
+    before, after = (policy(first) for first in (RULES[0], MOVED))
     began = time.perf_counter()
     table = store.review.columns(dataset)
     load = time.perf_counter() - began
@@ -118,7 +118,8 @@ def _bytes(table: Table) -> int:
     return sum(getattr(table, name).nbytes for name in PLAIN) + sum(one.nbytes for one in table.scores.values())
 
 
-def _policy(first: Rule) -> Policy:
+def policy(first: Rule) -> Policy:
+    """The policy of the bench, with a first rule of one's own."""
     return Policy(id=0, name="bench", version=1, rules=(first, *RULES[1:]), created_at=0)
 
 

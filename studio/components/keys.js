@@ -8,10 +8,16 @@ const PRESSES = "button, a[href], summary"; // these answer to space and enter t
 export function chord(event) {
   if (event.altKey || event.isComposing) return null;
   const names = { " ": "space", ArrowLeft: "left", ArrowRight: "right" };
-  const key = names[event.key] ?? event.key.toLowerCase();
+  const key = names[event.key] ?? latin(event).toLowerCase();
   const letter = /^[a-z]$/.test(key);
   if (event.ctrlKey || event.metaKey) return `ctrl+${event.shiftKey ? "shift+" : ""}${key}`;
   return event.shiftKey && (letter || key.length > 1) && key !== "shift" ? `shift+${key}` : key;
+}
+
+// On a Cyrillic or Greek layout the letter keys go by their place on the keyboard.
+function latin({ key, code }) {
+  const place = /^Key([A-Z])$/.exec(code ?? "");
+  return place && key.length === 1 && key > "~" ? place[1] : key;
 }
 
 // Listens while `owner` is in the document. `commands`: chord -> function(event); `releases` the same for keyup.

@@ -1,5 +1,20 @@
 """The pages, in the order of the navigation bar. Each module has `title`, `path` and `page(studio)`."""
 
-from studio.pages import audit, compare, datasets, generate, help, jobs, lab, prompts, report, review, train
+from studio.pages import (
+    audit,
+    browse,
+    compare,
+    datasets,
+    generate,
+    help,
+    jobs,
+    lab,
+    people,
+    prompts,
+    report,
+    review,
+    train,
+    why,
+)
 
-PAGES = [datasets, generate, prompts, review, lab, audit, report, train, compare, jobs, help]
+PAGES = [datasets, generate, prompts, review, browse, people, lab, audit, report, train, compare, why, jobs, help]

@@ -9,6 +9,7 @@ import gradio as gr
 
 from db.errors import WinnowError
 from db.records import LogLine, Run, RunKind, State
+from engine.ablation import ablation_of
 from studio import actions, tables
 from studio.components.grid import grid
 from studio.context import Studio
@@ -98,9 +99,18 @@ def refresh(studio: Studio, chosen: int | None) -> tuple[Any, ...]:
 
 
 def _about(run: Run) -> Html:
+    links = [tag("a", word, href=address) for word, address in _onward(run)]
+    return join(tag("h2", f"Run {run.id}: {run.title}"), tag("p", [join(link, " ") for link in links]))
+
+
+def _onward(run: Run) -> list[tuple[str, str]]:
+    """Where there is more about a run: (words, address)."""
     address = NEXT_PAGE.get(run.kind, "").format(dataset=run.dataset_id, run=run.id)
-    link = tag("a", NEXT_WORD[run.kind], href=address) if address else None
-    return join(tag("h2", f"Run {run.id}: {run.title}"), link)
+    found = [(NEXT_WORD[run.kind], address)] if address else []
+    if run.kind is RunKind.EVALUATE and run.state is State.DONE:
+        found.append(("Why: what its AP rests on", f"/why?evaluation={run.id}"))
+    key = ablation_of(run)
+    return [*found, ("The ablation it is a part of", f"/compare?ablation={key}")] if key else found
 
 
 def _buttons(run: Run) -> list[Any]:

@@ -13,7 +13,8 @@ from db.errors import WinnowError
 from db.formats import FORMATS
 from db.queries import Queue
 from db.records import Run, RunKind, State
-from engine.presets import PRESETS, TrainOptions
+from engine.language_options import LanguageOptions
+from engine.presets import PRESETS, Preset, TrainOptions
 from studio import actions, plots, tables
 from studio.context import Studio
 from studio.markup import Html, empty, join, section, tag
@@ -31,11 +32,23 @@ from studio.pages.common import (
 )
 
 title, path = "Train", "train"
-LOSSES = ("loss", "loss_cls", "loss_bbox", "loss_centerness")
+CURVES = 6  # loss parts in one plot; detectors with many layers have dozens
+PACE = {"lr": "Learning rate", "images_per_s": "Images a second", "gpu_memory_gb": "GPU memory, GB"}
 QUALITY = ("mAP", "AP50")
 FIRST = next(iter(PRESETS.values()))
 NARROW = 400  # pixels that a plot has here
+NESTED = "language."  # the options of detectors that read, which are one option of a training
+FIELDS = {name: field for name, field in TrainOptions.model_fields.items() if f"{name}." != NESTED} | {
+    NESTED + name: field for name, field in LanguageOptions.model_fields.items()
+}
+GROUPS = {
+    "Generated images (Gen2Det)": ("generated_probability", "ignore_background"),
+    "Start from": ("weights", "config"),
+    "Prompts of detectors that read": tuple(name for name in FIELDS if name.startswith(NESTED)),
+}
 SIMPLE = ("iterations", "batch_size")  # the options everybody wants to see
+MORE = tuple(name for name in FIELDS if name not in (*SIMPLE, *(n for names in GROUPS.values() for n in names)))
+ORDER = (*SIMPLE, *MORE, *(name for names in GROUPS.values() for name in names))
 RUNS = 100  # trainings to choose from
 LOOK = 2.0  # seconds between two looks at a running training
 
@@ -63,8 +76,15 @@ def page(studio: Studio) -> None:
                     options = {name: _field(name) for name in SIMPLE}
                     seed = gr.Number(0, label="seed", precision=0, minimum=0, min_width=80)
                 with gr.Accordion("More options", open=False):
-                    options |= {name: _field(name) for name in TrainOptions.model_fields if name not in SIMPLE}
-                launch = gr.Button("Train", variant="primary")
+                    options |= {name: _field(name) for name in MORE}
+                groups = {}
+                for group, names in GROUPS.items():
+                    with gr.Accordion(group, open=False, visible=_applies(group, FIRST)) as groups[group]:
+                        options |= {name: _field(name) for name in names}
+                with gr.Row(elem_classes="w-line"):
+                    launch = gr.Button("Train", variant="primary", scale=3, min_width=140)
+                    trial = gr.Button("What would it take?", scale=2, min_width=140)
+                needs = html()
             with gr.Accordion("3. Evaluate it on images it never saw", open=False):
                 judge = gr.Dropdown(label="Snapshot", choices=[], interactive=True)
                 with gr.Row(elem_classes="w-line"):
@@ -95,7 +115,8 @@ def page(studio: Studio) -> None:
     for change in (dataset.change, accepted.change):
         change(do(counted), [dataset, accepted], [counts], **QUIET)
     freeze.click(do(freeze_one), [dataset, accepted, name], [snapshot, judge, frozen], **LOUD)
-    preset.change(do(described), [preset], [summary, *options.values()], **QUIET)
+    preset.change(do(described), [preset], [summary, *groups.values(), *options.values()], **QUIET)
+    trial.click(do(tried), [snapshot, preset, seed, *options.values()], [needs], **LOUD)
     launch.click(do(start), [snapshot, preset, seed, *options.values()], [run], **LOUD)
     stop.click(do(pause_one), [run], watched, **LOUD)
     resume.click(do(resume_one), [run], watched, **LOUD)
@@ -109,11 +130,21 @@ def page(studio: Studio) -> None:
 
 def _field(name: str) -> gr.components.Component:
     """The field of a training option; its help is the description of the option."""
-    value = getattr(FIRST.defaults, name)
-    label = TrainOptions.model_fields[name].description or name
-    if isinstance(value, tuple):
+    value, label = _default(FIRST, name), FIELDS[name].description or name
+    kind = str(FIELDS[name].annotation)
+    if isinstance(value, bool):
+        return gr.Checkbox(value, label=label)
+    if isinstance(value, tuple) or "str" in kind:
         return gr.Textbox(_shown(value), label=label, min_width=160)
-    return gr.Number(value, label=label, precision=0 if isinstance(value, int) else None, min_width=100)
+    return gr.Number(value, label=label, precision=None if "float" in kind else 0, min_width=100)
+
+
+def _default(preset: Preset, name: str) -> Any:
+    """The preset's own value of an option."""
+    value: Any = preset.defaults
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _shown(value: Any) -> Any:
@@ -122,7 +153,14 @@ def _shown(value: Any) -> Any:
 
 def _read(name: str, value: Any) -> Any:
     """What a field says, as the options want it; the options themselves judge it."""
-    return str(value).lower().replace("x", " ").split() if isinstance(getattr(FIRST.defaults, name), tuple) else value
+    if isinstance(_default(FIRST, name), tuple):
+        return str(value).lower().replace("x", " ").split()
+    return None if value == "" else value
+
+
+def _applies(group: str, preset: Preset) -> bool:
+    """Whether a group of options says anything about this detector."""
+    return (preset.kind == "grounding") == GROUPS[group][0].startswith(NESTED) or group == "Start from"
 
 
 def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
@@ -168,17 +206,31 @@ def freeze_one(studio: Studio, dataset: str | None, accepted: bool, name: str) -
 def described(studio: Studio, preset: str) -> list[Any]:
     """What a detector is, and its own values for the options."""
     chosen = PRESETS[preset]
-    names = [*SIMPLE, *(name for name in TrainOptions.model_fields if name not in SIMPLE)]
-    return [tables.preset(chosen), *(_shown(getattr(chosen.defaults, name)) for name in names)]
+    groups = [gr.Accordion(visible=_applies(group, chosen)) for group in GROUPS]
+    return [tables.preset(chosen), *groups, *(_shown(_default(chosen, name)) for name in ORDER)]
 
 
 def start(studio: Studio, snapshot: int | None, preset: str, seed: int, *values: Any) -> Any:
-    names = [*SIMPLE, *(name for name in TrainOptions.model_fields if name not in SIMPLE)]
-    options = {name: _read(name, value) for name, value in zip(names, values, strict=True)}
     made = actions.start_training(
-        studio, snapshot=_required(snapshot), preset=preset, options=options, seed=int(seed or 0)
+        studio, snapshot=_required(snapshot), preset=preset, options=_options(values), seed=int(seed or 0)
     )
     return _runs(studio, made.id)
+
+
+def tried(studio: Studio, snapshot: int | None, preset: str, seed: int, *values: Any) -> Html:
+    """What the training would need, after twenty of its steps."""
+    found = actions.preflight(
+        studio, snapshot=_required(snapshot), preset=preset, options=_options(values), seed=int(seed or 0)
+    )
+    lines = tag("ul", [tag("li", line) for line in found.lines()])
+    return tag("div", lines, class_=f"w-banner {'bad' if found.faults() else 'good'}")
+
+
+def _options(values: Sequence[Any]) -> dict[str, Any]:
+    """The options that the fields say, those of the language in their own dict."""
+    flat = {name: _read(name, value) for name, value in zip(ORDER, values, strict=True)}
+    nested = {name.removeprefix(NESTED): value for name, value in flat.items() if name.startswith(NESTED)}
+    return {name: value for name, value in flat.items() if not name.startswith(NESTED)} | {NESTED[:-1]: nested}
 
 
 def _required(snapshot: int | None) -> int:
@@ -197,7 +249,8 @@ def watch(studio: Studio, run_id: int | None) -> tuple[Any, ...]:
     banner = tables.presence(studio.store.ledger.workers(), 1, time.time()) if waiting else None
     curves = _curves(studio, run.id)
     status = join(banner, tables.training(run, {name: curve[-1][1] for name, curve in curves.items()}, time.time()))
-    return status, *_plots(run, curves), _result(run), *_buttons(run), gr.Timer(active=not run.state.ended)
+    result = join(_result(run), _pace(run, curves))
+    return status, *_plots(run, curves), result, *_buttons(run), gr.Timer(active=not run.state.ended)
 
 
 def _curves(studio: Studio, run_id: int) -> dict[str, list[tuple[float, float]]]:
@@ -208,12 +261,20 @@ def _curves(studio: Studio, run_id: int) -> dict[str, list[tuple[float, float]]]
 
 
 def _plots(run: Run, curves: dict[str, list[tuple[float, float]]]) -> tuple[Html, Html]:
-    losses = {name: curves[name] for name in LOSSES if name in curves}
+    parts = sorted((name for name in curves if "loss" in name), key=lambda name: (name != "loss", "." in name, name))
+    losses = {name: curves[name] for name in parts[:CURVES]}
     quality = {name: curves[name] for name in QUALITY if name in curves}
     return (
         plots.lines("Loss", losses, smooth=True, x_end=run.total, width=NARROW),
         plots.lines("AP on the validation images", quality, y_range=(0.0, 1.0), x_end=run.total, width=NARROW),
     )
+
+
+def _pace(run: Run, curves: dict[str, list[tuple[float, float]]]) -> Html:
+    """Small plots of what drives and slows a training."""
+    known = [(name, title) for name, title in PACE.items() if len(curves.get(name, ())) > 1]
+    plotted = [plots.lines(title, {name: curves[name]}, x_end=run.total, width=NARROW) for name, title in known]
+    return join(*plotted)
 
 
 def _result(run: Run) -> Html | str:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-STYLE = '<link rel="stylesheet" href="/studio-static/review_card/card.css">'
+STYLE = "".join(
+    f'<link rel="stylesheet" href="/studio-static/{name}.css">' for name in ("review_card/card", "editor/editor")
+)
 START = "import('/studio-static/review_card/card.js').then((card) => card.mount(element, props));"
 
 

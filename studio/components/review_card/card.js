@@ -2,40 +2,26 @@
 
 import { el } from "../dom.js";
 import { listen } from "../keys.js";
+import { againDialog } from "./again.js";
+import { Conflicts } from "./conflicts.js";
+import { corrected, redrawn, seen } from "./corrected.js";
 import { Deck, get, thumb } from "./deck.js";
-import { WORDS, evidence, frames, texts } from "./face.js";
-import { Outbox, opId, send } from "./outbox.js";
+import { WORDS, evidence, more, texts } from "./face.js";
+import { Help, keysAreOn } from "./help.js";
+import { Keymap, keyName } from "./keymap.js";
+import { EDITS, Outbox, VERDICTS, opId, send } from "./outbox.js";
+import { panel, trouble } from "./panels.js";
+import { QueueBar } from "./queuebar.js";
+import { Stage } from "./stage.js";
+import { Progress, Recent, Saving } from "./status.js";
+import { Tour } from "./tour.js";
 
-const MODES = ["side by side", "flicker", "single"];
-const RECENT = 6;
-const RATE_WINDOW = 60_000;
+const KEEP = 40_000; // ms; a third of what the server grants
 const LOOK_AGAIN = 3000; // ms between looks for new candidates at the end of the queue
+const REST = 500; // ms on one card after which its siblings and verdicts are fetched
+const HOLD = 40_000; // ms after which others are told again what is on the screen here
+const FEW = 12; // verdicts to take back at hand, below which older ones are read
 const NAME = "winnow.reviewer";
-const KEYS_OFF = "winnow.keys-off";
-
-const SHOWN = [
-  ["undecided", "Undecided"],
-  ["accept", "Accepted"],
-  ["reject", "Rejected"],
-  ["skip", "Skipped"],
-  ["any", "All"],
-];
-
-const HELP = [
-  ["a", "accept"],
-  ["x", "reject"],
-  ["1 – 6", "reject, and say why"],
-  ["space", "skip"],
-  ["u  or  Ctrl+Z", "take back the last verdict"],
-  ["y  or  Ctrl+Shift+Z", "give it again"],
-  ["←  →", "look around without deciding"],
-  ["n", "next undecided"],
-  ["g", "make it again: another seed, or in your own words"],
-  ["b (hold)", "the image before, in place of the one after"],
-  ["m", "side by side, flicker, single"],
-  ["h", "boxes on and off"],
-  ["?", "this help"],
-];
 
 // Builds the card in `element`. `links` are the addresses of the pages that empty states point to.
 export function mount(element, { links }) {
@@ -48,150 +34,124 @@ export function mount(element, { links }) {
 class Review {
   constructor(place, links) {
     this.links = links;
-    this.mode = 0;
-    this.boxes = true;
-    this.mine = []; // own standing verdicts, oldest first: what undo takes back
+    this.mine = []; // own standing verdicts and corrections, oldest first: what undo takes back
     this.redoable = [];
-    this.times = [];
+    this.older = null; // where the history goes on; null when all of it is in `mine`
     this.tally = {};
     this.reasons = [];
+    this.names = new Map(); // classes by id, once the editor has read them
     this.reviewer = localStorage.getItem(NAME) ?? "local";
+    this.keymap = new Keymap();
     this.build(place);
-    this.outbox = new Outbox({
-      changed: (state) => this.showSaving(state),
-      refused: (message) => this.say(message, true),
-    });
-    listen(this.root, {
-      commands: this.commands(),
-      releases: { b: () => this.peek(false) },
-      held: ["left", "right"],
-      active: () => !this.help.open && !this.again.open && localStorage.getItem(KEYS_OFF) === null,
-    });
-    addEventListener("blur", () => this.peek(false));
-    addEventListener("beforeunload", (event) => this.outbox.unsaved && (this.failing || !this.durable) && event.preventDefault());
+    this.openOutboxes();
+    this.listen();
+    addEventListener("blur", () => this.stage.peek(false));
+    setInterval(() => this.deck?.keep().catch(() => {}), KEEP); // a network that is away is told of by the outbox
+    addEventListener("beforeunload", (event) => (this.atRisk || this.editor?.changed) && event.preventDefault());
     addEventListener("resize", () => this.fit());
+    setInterval(() => document.visibilityState === "visible" && this.hold(), HOLD);
   }
 
-  commands() {
-    const reasons = Object.fromEntries([..."123456789"].map((digit) => [digit, () => this.rejectFor(Number(digit) - 1)]));
-    return {
-      a: () => this.decide("accept"),
-      x: () => this.decide("reject"),
-      space: () => this.decide("skip"),
-      ...reasons,
-      u: () => this.undo(),
-      "ctrl+z": () => this.undo(),
-      y: () => this.redo(),
-      "ctrl+shift+z": () => this.redo(),
-      left: () => this.look(-1),
-      right: () => this.look(1),
-      n: () => this.toOpen(),
-      b: () => this.peek(true),
-      m: () => this.nextMode(),
-      h: () => this.toggleBoxes(),
-      g: () => this.askAgain(),
-      "?": () => this.openHelp(),
+  get busy() {
+    return this.help.open || this.again.open || this.editor !== undefined;
+  }
+
+  openOutboxes() {
+    const hears = {
+      changed: () => this.showSaving(),
+      refused: (message, item) => this.wasRefused(message, item),
+      conflict: (item, answer) => this.met(item, answer),
     };
+    this.outbox = new Outbox(VERDICTS, hears);
+    this.corrections = new Outbox(EDITS, hears);
   }
 
   // Building, once
 
   build(place) {
-    this.selects = {};
-    this.saving = el("span", { class: "saving", role: "status" });
-    this.progress = el("div", { class: "progress" });
-    this.frames = el("div", { class: "frames" });
+    this.stage = new Stage();
     this.words = el("div", { class: "words" });
     this.question = el("p", { class: "question" });
-    this.side = el("aside", { class: "evidence", "aria-label": "Evidence" });
-    this.recent = el("ol", { class: "recent", "aria-label": "Latest verdicts" });
+    this.recent = new Recent((op) => this.revisit(op));
+    this.saving = new Saving();
+    this.progress = new Progress();
+    this.bar = new QueueBar(() => this.open());
+    this.conflicts = new Conflicts({ overrule: (item, theirs) => this.overrule(item, theirs), look: (id) => this.visit(id) });
     this.live = el("div", { class: "unseen", "aria-live": "polite" });
     this.notice = el("div", { class: "notice", role: "alert", hidden: true });
     this.why = el("div", { class: "why", role: "group", "aria-label": "Reject because" });
     this.panel = el("div", { class: "panel" });
-    this.help = this.buildHelp();
-    this.again = this.buildAgain();
-    const stage = el("div", { class: "stage" }, this.question, this.frames, this.words, this.buildActs(), this.why);
-    this.side.append(el("div", { class: "facts" }), this.recent);
+    this.facts = el("div", { class: "facts", tabindex: "-1" });
+    this.more = el("div", { class: "more" });
+    this.acts = el("div", { class: "acts", role: "group", "aria-label": "Verdict" });
+    const back = () => this.root.focus();
+    this.help = new Help(this.keymap, { reviewer: this.reviewer, changed: () => this.listen(), rename: (name) => this.rename(name), tour: () => this.tour.start(), closed: back });
+    this.again = againDialog((wording, amount) => this.makeAgain(wording, amount), back);
+    const stage = el("div", { class: "stage" }, this.question, this.stage.root, this.words, this.acts, this.why);
+    const side = el("aside", { class: "evidence", "aria-label": "Evidence" }, this.facts, this.recent.root);
     this.root = el(
       "section",
       { class: "review", "aria-label": "Review", tabindex: "-1", "data-state": "loading" },
       el("h1", { class: "unseen" }, "Review"),
-      this.buildBar(),
-      el("div", { class: "body" }, stage, this.side),
+      el("header", { class: "queue" }, this.bar.root, this.progress.root, this.saving.root, this.helpButton()),
+      this.conflicts.root,
+      el("div", { class: "body" }, stage, side),
       this.panel,
       this.notice,
       this.live,
-      this.help,
+      this.help.root,
       this.again,
     );
+    this.tour = new Tour(this.root, (name) => keyName(this.keymap.of(name)));
+    this.root.append(this.tour.root);
     place.replaceChildren(this.root);
     place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
     this.fit();
   }
 
-  buildBar() {
-    const labels = { dataset: "Data set", run: "Run", kind: "Kind", order: "Order", human: "Show" };
-    const chosen = Object.entries(labels).map(([name, label]) => {
-      this.selects[name] = el("select", { "aria-label": label, onchange: () => this.choose(name) });
-      return el("label", {}, el("span", {}, label), this.selects[name]);
+  helpButton() {
+    return el("button", { type: "button", class: "round", "aria-label": "Keys and settings", title: "Keys and settings (?)", onclick: () => this.help.show() }, "?");
+  }
+
+  // Keys and buttons as they are mapped now.
+  listen() {
+    const digits = Object.fromEntries([..."123456789"].map((digit) => [digit, () => this.rejectFor(Number(digit) - 1)]));
+    this.stopListening?.();
+    this.stopListening = listen(this.root, {
+      commands: { ...this.keymap.map(this.actions()), ...digits, "?": () => this.help.show() },
+      releases: { [this.keymap.of("peek")]: () => this.stage.peek(false) },
+      held: [this.keymap.of("back"), this.keymap.of("on")],
+      active: () => !this.busy && keysAreOn(),
     });
-    const help = el("button", { type: "button", class: "round", "aria-label": "Keys and settings", title: "Keys and settings (?)", onclick: () => this.openHelp() }, "?");
-    return el("header", { class: "queue" }, chosen, this.progress, this.saving, help);
+    this.buildActs();
+  }
+
+  actions() {
+    return {
+      accept: () => this.decide("accept"),
+      reject: () => this.decide("reject"),
+      skip: () => this.decide("skip"),
+      flag: () => this.decide("flag"),
+      undo: () => this.undo(),
+      redo: () => this.redo(),
+      edit: () => this.mend(),
+      back: () => this.look(-1),
+      on: () => this.look(1),
+      open: () => this.toOpen(),
+      again: () => this.askAgain(),
+      peek: () => this.stage.peek(true),
+      mode: () => this.say(`View: ${this.stage.nextMode()}`),
+      boxes: () => this.say(this.stage.toggleBoxes() ? "Boxes on" : "Boxes off"),
+      masks: () => this.say(this.stage.toggleMasks() ? "Masks on" : "Masks off, or none here"),
+      zoom: () => this.say(this.stage.zoom() ? "Zoomed to the box" : "The whole image"),
+    };
   }
 
   buildActs() {
-    const act = (name, label, key, run) =>
-      el("button", { type: "button", class: `act ${name}`, onclick: (event) => this.pressed(event, run) }, el("span", {}, label), el("kbd", {}, key));
-    return el(
-      "div",
-      { class: "acts", role: "group", "aria-label": "Verdict" },
-      act("undo", "Undo", "u", () => this.undo()),
-      act("reject", "Reject", "x", () => this.decide("reject")),
-      act("skip", "Skip", "space", () => this.decide("skip")),
-      act("accept", "Accept", "a", () => this.decide("accept")),
-    );
-  }
-
-  buildHelp() {
-    const rows = HELP.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)]);
-    const name = el("input", { type: "text", maxlength: "80", value: this.reviewer, onchange: () => this.rename(name.value) });
-    const keys = el("input", { type: "checkbox", onchange: () => switchKeys(keys.checked) });
-    keys.checked = localStorage.getItem(KEYS_OFF) === null;
-    const close = el("button", { type: "button", class: "act", autofocus: true, onclick: () => this.help.close() }, "Close", el("kbd", {}, "Esc"));
-    const settings = el("div", { class: "settings" }, el("label", {}, "Your name in the record ", name), el("label", {}, keys, " Decide with single keys"));
-    return el("dialog", { class: "help", "aria-label": "Keys and settings", onclose: () => this.root.focus() }, el("h2", {}, "Keys"), el("dl", {}, rows), settings, close);
-  }
-
-  // Another attempt at the candidate shown, by a worker in the background.
-  buildAgain() {
-    const words = el("input", { type: "text", maxlength: "300", placeholder: "as before", "aria-label": "In your own words" });
-    const amount = el("input", { type: "number", min: "1", max: "16", value: "1", "aria-label": "How many" });
-    const send = (event) => {
-      event.preventDefault();
-      this.again.close();
-      this.makeAgain(words.value, Number(amount.value) || 1);
-      words.value = "";
-    };
-    const close = el("button", { type: "button", class: "act", onclick: () => this.again.close() }, "Cancel", el("kbd", {}, "Esc"));
-    const settings = el("div", { class: "settings" }, el("label", {}, "In your own words ", words), el("label", {}, "How many ", amount));
-    const form = el("form", { onsubmit: send }, settings, el("div", { class: "acts" }, close, el("button", { type: "submit", class: "act accept" }, "Make it again", el("kbd", {}, "Enter"))));
-    const hint = el("p", {}, "With another seed, as a new variant of the same target. Why earlier ones were rejected is told to the models.");
-    return el("dialog", { class: "ask", "aria-label": "Make it again", onclose: () => this.root.focus() }, el("h2", {}, "Make it again"), hint, form);
-  }
-
-  askAgain() {
-    if (this.deck?.current && this.root.dataset.state === "ready") this.again.showModal();
-  }
-
-  async makeAgain(wording, amount) {
-    const candidate = this.deck.current.card.id;
-    try {
-      const run = await send("/api/again", { candidate, wording: wording || null, amount });
-      this.say(`Run ${run.id} makes candidate ${candidate} again; the result comes at the end of the queue.`, true);
-    } catch (error) {
-      this.say(`Candidate ${candidate} cannot be made again: ${error.message}`, true);
-    }
+    const actions = this.actions();
+    const act = (name, label) =>
+      el("button", { type: "button", class: `act ${name}`, onclick: (event) => this.pressed(event, actions[name]) }, el("span", {}, label), el("kbd", {}, keyName(this.keymap.of(name))));
+    this.acts.replaceChildren(act("undo", "Undo"), act("reject", "Reject"), act("skip", "Skip"), act("accept", "Accept"), act("flag", "Flag"), act("edit", "Mend"));
   }
 
   // A button pressed by mouse must not keep the focus: space would press it again instead of skipping.
@@ -207,9 +167,7 @@ class Review {
   // Choosing a queue
 
   async start() {
-    const address = new URLSearchParams(location.search);
-    this.query = { dataset: address.get("dataset"), run: address.get("run"), kind: address.get("kind"), order: address.get("order") ?? "oldest", human: address.get("human") ?? "undecided", selection: address.get("selection"), audit: address.get("audit") };
-    if (this.outbox.unsaved) await this.outbox.flush();
+    for (const outbox of [this.outbox, this.corrections]) if (outbox.unsaved) await outbox.flush();
     await this.open();
   }
 
@@ -217,9 +175,9 @@ class Review {
     this.root.dataset.state = "loading";
     delete this.root.dataset.shown;
     try {
-      const setup = await get("/api/review/setup", { dataset: this.query.dataset });
-      this.query.dataset = setup.dataset;
-      this.offer(setup);
+      const setup = await get("/api/review/setup", { dataset: this.bar.query.dataset });
+      this.bar.offer(setup);
+      this.offerReasons(setup.reasons);
       if (setup.dataset === null) return this.showPanel("nothing");
       await this.load();
     } catch (error) {
@@ -228,91 +186,105 @@ class Review {
   }
 
   async load() {
-    this.deck = new Deck({ ...this.query, reviewer: this.reviewer }, this.query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : []);
-    const scope = { dataset: this.query.dataset, reviewer: this.reviewer };
-    const [history] = await Promise.all([get("/api/review/history", scope), this.deck.fill(), this.count()]);
-    this.mine = history.reverse().map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) }));
+    const { query } = this.bar;
+    const held = query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : [];
+    this.deck = new Deck({ ...query, reviewer: this.reviewer }, held);
+    this.mine = [];
     this.redoable = [];
+    this.older = "";
+    await Promise.all([this.readBack(), this.deck.fill(), this.count()]);
     this.show();
   }
 
-  offer(setup) {
-    this.reasons = setup.reasons;
-    this.why.replaceChildren(
-      el("span", {}, "because"),
-      ...setup.reasons.map((reason, i) =>
-        el("button", { type: "button", onclick: (event) => this.pressed(event, () => this.rejectFor(i)) }, el("kbd", {}, i + 1), reason),
-      ),
-    );
-    const all = (title) => ({ value: "", title });
-    fillSelect(this.selects.dataset, setup.datasets, this.query.dataset);
-    fillSelect(this.selects.run, [all("All runs"), ...setup.runs], this.query.run);
-    fillSelect(this.selects.kind, [all("All kinds"), ...setup.kinds], this.query.kind);
-    fillSelect(this.selects.order, setup.orders, this.query.order);
-    fillSelect(this.selects.human, SHOWN.map(([value, title]) => ({ value, title })), this.query.human);
+  // More of what undo takes back.
+  async readBack() {
+    const scope = { dataset: this.bar.query.dataset, reviewer: this.reviewer, before: this.older };
+    this.older = null;
+    const page = await get("/api/review/history", scope);
+    const known = new Set(this.mine.map((op) => op.op_id));
+    this.mine.unshift(...page.filter((one) => !known.has(one.op_id)).reverse().map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) })));
+    this.older = page.at(-1)?.id ?? null;
   }
 
-  choose(name) {
-    this.query[name] = this.selects[name].value;
-    if (name === "dataset") Object.assign(this.query, { run: null, kind: null, order: "oldest", selection: null, audit: null });
-    const given = Object.entries(this.query).filter(([, value]) => value);
-    history.replaceState(null, "", `?${new URLSearchParams(given)}`);
-    this.selects[name].blur();
-    return this.open();
+  offerReasons(reasons) {
+    this.reasons = reasons;
+    const button = (reason, i) => el("button", { type: "button", onclick: (event) => this.pressed(event, () => this.rejectFor(i)) }, el("kbd", {}, i + 1), reason);
+    this.why.replaceChildren(el("span", {}, "because"), ...reasons.map(button));
   }
 
+  // Under another name from here on; what is on the screen comes along.
   async rename(name) {
+    const was = this.reviewer;
     this.reviewer = name.trim() || "local";
     localStorage.setItem(NAME, this.reviewer);
-    await this.open();
+    if (!this.deck) return;
+    this.deck.query.reviewer = this.reviewer;
+    Object.assign(this, { mine: [], redoable: [], older: "" });
+    await this.hold(was);
+    await this.readBack().catch((error) => this.say(`Earlier verdicts cannot be read: ${error.message}`, true));
+    this.showRecent();
   }
 
   // Deciding
 
   rejectFor(index) {
-    if (index < this.reasons.length) this.decide("reject", this.reasons[index]);
+    if (index < this.reasons.length) this.decide("reject", { reason: this.reasons[index] });
   }
 
-  decide(decision, reason = null) {
+  decide(decision, more = {}) {
     const item = this.deck?.current;
     if (!item || this.root.dataset.state !== "ready") return;
     this.redoable = [];
-    this.give(item, decision, reason);
+    const mended = decision === "accept" && Object.keys(item.card.correction).length > 0; // accepting keeps the correction
+    this.give(item, mended ? "edit" : decision, mended ? { edit: item.card.correction } : more);
     this.deck.advance();
     this.show();
+    this.tour.did("decide");
   }
 
-  give(item, decision, reason) {
-    const op = { op_id: opId(), id: item.card.id, decision, reason, card: item.card, thumb: thumb(item.card), before: item.human };
-    this.send({ op_id: op.op_id, candidate_id: op.id, decision, reviewer: this.reviewer, ...(reason ? { reason } : {}) });
+  // `more`: a reason, or a correction of the candidate as `edit`.
+  give(item, decision, more) {
+    const { card } = item;
+    const op = { op_id: opId(), id: card.id, decision, ...more, card, thumb: thumb(card), before: item.human };
+    this.outbox.push({ op_id: op.op_id, candidate_id: op.id, decision, reviewer: this.reviewer, ...more, ...seen(card) });
     this.mine.push(op);
-    this.times.push(performance.now());
+    this.progress.decided();
     this.change(item, decision);
-    this.say(`${WORDS[decision]}${reason ? `, ${reason}` : ""}, candidate ${op.id}`);
+    corrected(card, more.edit ?? {}, this.names);
+    this.say(`${WORDS[decision]}${more.reason ? `, ${more.reason}` : ""}, candidate ${op.id}`);
   }
 
   undo() {
     const op = this.deck && this.mine.pop();
-    if (!op) return this.say("Nothing to take back.");
+    if (!op) return this.say(this.older === null ? "Nothing to take back." : "Reading older verdicts…");
     const item = this.deck.goTo(op.card, op.decision);
-    this.send({ op_id: opId(), candidate_id: op.id, decision: "undo", reviewer: this.reviewer, undoes: op.op_id });
-    this.change(item, op.before ?? this.mine.findLast((other) => other.id === op.id)?.decision ?? null);
+    if (op.draft) this.takeBackDraft(op, item);
+    else this.takeBack(op, item);
     this.redoable.push(op);
-    this.times.pop();
-    this.say(`Took back: ${WORDS[op.decision]}, candidate ${op.id}`);
     this.show();
+    this.tour.did("undo");
+    if (this.mine.length < FEW && this.older) this.readBack().catch((error) => this.say(`Older verdicts cannot be read: ${error.message}`, true));
+  }
+
+  takeBack(op, item) {
+    this.outbox.push({ op_id: opId(), candidate_id: op.id, decision: "undo", reviewer: this.reviewer, undoes: op.op_id, ...seen(op.card) });
+    const earlier = this.mine.findLast((other) => other.id === op.id && !other.draft);
+    this.change(item, op.before ?? earlier?.decision ?? null);
+    corrected(item.card, earlier?.edit ?? {}, this.names);
+    this.progress.takenBack();
+    this.say(`Took back: ${WORDS[op.decision]}, candidate ${op.id}`);
   }
 
   redo() {
     const op = this.redoable.pop();
     if (!op) return this.say("Nothing to give again.");
-    this.give(this.deck.goTo(op.card, null), op.decision, op.reason);
-    this.deck.advance();
+    const item = this.deck.goTo(op.card, null);
+    if (op.draft) this.correct(item, op.draft, op.earlier);
+    else {
+      this.give(item, op.decision, { ...(op.reason ? { reason: op.reason } : {}), ...(op.edit ? { edit: op.edit } : {}) });
+      this.deck.advance();
+    }
     this.show();
-  }
-
-  send(verdict) {
-    this.outbox.push(verdict);
   }
 
   change(item, human) {
@@ -322,6 +294,97 @@ class Review {
     item.human = human;
     item.touched = human !== null;
   }
+
+  // What the server would not take
+
+  wasRefused(message, item) {
+    const known = this.deck?.items.find((one) => one.card.id === item.candidate_id);
+    if (known) known.human = known.card.human;
+    this.mine = this.mine.filter((op) => op.op_id !== item.op_id);
+    this.say(message, true);
+    this.showRecent();
+  }
+
+  met(item, answer) {
+    const known = this.deck?.items.find((one) => one.card.id === item.candidate_id);
+    if (known) known.human = answer.theirs.decision === "undo" ? null : answer.theirs.decision;
+    this.mine = this.mine.filter((op) => op.op_id !== item.op_id);
+    this.conflicts.add(item, answer);
+    this.showRecent();
+  }
+
+  overrule(item, theirs) {
+    const again = { ...item, op_id: opId() };
+    if (item.image_id) return this.corrections.push({ ...again, base: theirs.number });
+    this.outbox.push({ ...again, seen: theirs.version });
+    this.visit(item.candidate_id, (shown) => this.mine.push({ ...again, id: item.candidate_id, card: shown.card, thumb: thumb(shown.card), before: theirs.decision }));
+  }
+
+  // Mending
+
+  async mend() {
+    const item = this.deck?.current;
+    if (!item || this.root.dataset.state !== "ready" || this.busy) return;
+    this.editor = null; // keys rest from here on
+    try {
+      const { Editor } = await import("../editor/editor.js");
+      this.editor = await Editor.open(item.card, { key: keyName(this.keymap.of("edit")), waiting: this.corrections.waiting, kept: (kept) => this.mended(item, kept), closed: () => this.closeEditor() });
+      this.root.append(this.editor.root);
+      this.editor.show();
+    } catch (error) {
+      this.editor = undefined;
+      this.say(`The editor cannot be opened: ${error.message}. Nothing was changed.`, true);
+    }
+  }
+
+  closeEditor() {
+    this.editor?.root.remove();
+    this.editor = undefined;
+    this.root.focus();
+  }
+
+  // `edit`: the candidate's own correction; `draft` that of the image, `earlier` what it was before. Either may be null.
+  mended(item, { edit, draft, earlier, names }) {
+    this.names = names;
+    if (draft) this.correct(item, draft, earlier);
+    if (edit) this.decide("edit", { edit });
+    else this.show();
+  }
+
+  // A correction of the image's annotations: a version of its own, to be taken back like a verdict.
+  correct(item, draft, earlier) {
+    const { card } = item;
+    const op = { op_id: opId(), id: card.id, decision: "edit", card, thumb: thumb(card), draft, earlier };
+    this.sendDraft(card, op.op_id, draft);
+    this.mine.push(op);
+    this.say(`Corrected image ${card.image}`);
+  }
+
+  takeBackDraft(op, item) {
+    this.sendDraft(item.card, opId(), op.earlier);
+    this.say(`Took back the correction of image ${item.card.image}`);
+  }
+
+  sendDraft(card, op, draft) {
+    this.corrections.push({ op_id: op, image_id: card.image, base: card.edition, draft, reviewer: this.reviewer });
+    const edition = card.edition + 1;
+    const alike = new Set([card, ...this.deck.items.map((one) => one.card).filter((one) => one.image === card.image)]);
+    for (const one of alike) redrawn(Object.assign(one, { edition }), draft, this.names);
+  }
+
+  // Keeps what is at hand from being given to somebody else; what somebody else has by now is left to them.
+  async hold(was = null) {
+    const open = this.deck?.ahead() ?? [];
+    if (!open.length || this.bar.query.human !== "undecided") return;
+    try {
+      const { lost } = await send("/api/review/leases", { reviewer: this.reviewer, ids: open.slice(0, 500), was });
+      this.deck.drop(Object.keys(lost).map(Number));
+    } catch (error) {
+      if (error.status) this.say(`What is on the screen cannot be kept from others: ${error.message}`);
+    }
+  }
+
+  // Looking around
 
   async readOn() {
     if (this.deck.ended) return;
@@ -337,13 +400,10 @@ class Review {
   }
 
   async count() {
-    const counted = await get("/api/review/counts", { ...this.query, order: null });
-    if (!this.outbox?.unsaved) this.tally = counted.human;
-    else if (!Object.keys(this.tally).length) this.tally = counted.human;
-    this.showProgress();
+    const counted = await get("/api/review/counts", { ...this.bar.query, order: null });
+    if (!this.outbox.unsaved || !Object.keys(this.tally).length) this.tally = counted.human;
+    this.progress.show(this.tally);
   }
-
-  // Looking around
 
   look(step) {
     if (!this.deck?.look(step)) return this.say(step < 0 ? "This is the first one." : "This is the last one at hand.");
@@ -356,24 +416,38 @@ class Review {
     this.show();
   }
 
-  peek(on) {
-    this.frames.classList.toggle("peeking", on);
+  revisit(op) {
+    this.deck.goTo(op.card, op.decision);
+    this.show();
   }
 
-  nextMode() {
-    this.mode = (this.mode + 1) % MODES.length;
-    this.frames.dataset.mode = MODES[this.mode];
-    this.say(`View: ${MODES[this.mode]}`);
+  told(id) {
+    return get(`/api/candidates/${id}`, { reviewer: this.reviewer, audit: this.bar.query.audit });
   }
 
-  toggleBoxes() {
-    this.boxes = !this.boxes;
-    this.frames.classList.toggle("bare", !this.boxes);
-    this.say(this.boxes ? "Boxes on" : "Boxes off");
+  // To any candidate by its id, at hand or not.
+  async visit(id, then = () => {}) {
+    try {
+      const known = this.deck.items.find((item) => item.card.id === id)?.card ?? (await this.told(id)).card;
+      then(this.deck.goTo(known, known.human));
+      this.show();
+    } catch (error) {
+      this.say(`Candidate ${id} cannot be shown: ${error.message}`, true);
+    }
   }
 
-  openHelp() {
-    this.help.showModal();
+  askAgain() {
+    if (this.deck?.current && this.root.dataset.state === "ready") this.again.showModal();
+  }
+
+  async makeAgain(wording, amount) {
+    const candidate = this.deck.current.card.id;
+    try {
+      const run = await send("/api/again", { candidate, wording, amount });
+      this.say(`Run ${run.id} makes candidate ${candidate} again; the result comes at the end of the queue.`, true);
+    } catch (error) {
+      this.say(`Candidate ${candidate} cannot be made again: ${error.message}`, true);
+    }
   }
 
   // Drawing
@@ -390,18 +464,20 @@ class Review {
   // What nobody waits for, kept out of the time from key to picture.
   showRest() {
     this.deck.prepare();
-    this.showProgress();
+    this.progress.show(this.tally);
     this.showRecent();
     this.readOn();
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => this.showMore(), REST);
   }
 
   draw(item, pictures) {
     const card = item.card;
-    this.frames.replaceChildren(...frames(card, pictures));
-    this.frames.classList.toggle("pair", Boolean(card.after));
+    this.stage.show(card, pictures);
     this.question.replaceChildren(el("b", {}, card.title), ` ${card.question}`, stamp(item.human));
     this.words.replaceChildren(...texts(card));
-    this.side.firstChild.replaceChildren(...evidence(card));
+    this.more.replaceChildren();
+    this.facts.replaceChildren(...evidence(card), this.more);
     Object.assign(this.root.dataset, { state: "ready", id: card.id, human: item.human ?? "" });
   }
 
@@ -409,58 +485,33 @@ class Review {
   settle(item, pictures) {
     if (this.deck.current !== item) return;
     const broken = [pictures.before, pictures.after].some((image) => image?.dataset.broken);
-    if (broken && !this.frames.querySelector(".broken")) this.draw(item, pictures);
+    if (broken && !this.stage.root.querySelector(".broken")) this.draw(item, pictures);
     this.root.dataset.shown = item.card.id;
+    this.tour.greet();
   }
 
-  showProgress() {
-    const count = (...names) => names.reduce((sum, name) => sum + (this.tally[name] ?? 0), 0);
-    const parts = { accept: count("accept", "edit"), reject: count("reject"), skip: count("skip") };
-    const total = count(...Object.keys(this.tally));
-    const decided = total - count("undecided");
-    const meter = el("span", { class: "meter", "aria-hidden": "true" });
-    for (const [name, n] of Object.entries(parts)) {
-      const part = el("i", { class: name });
-      part.style.width = `${(100 * n) / Math.max(total, 1)}%`;
-      meter.append(part);
+  // The other attempts and the trail of verdicts; the server leaves out what is not to be known yet.
+  async showMore() {
+    const item = this.deck.current;
+    if (!item || this.root.dataset.state !== "ready") return;
+    try {
+      const told = await this.told(item.card.id);
+      if (this.deck.current === item) this.more.replaceChildren(...more(told, (id) => this.visit(id)));
+    } catch (error) {
+      if (this.deck.current === item) this.more.replaceChildren(el("p", { class: "quiet" }, `Its history cannot be read: ${error.message}`));
     }
-    const pace = this.pace(count("undecided"));
-    const title = `${parts.accept} accepted, ${parts.reject} rejected, ${parts.skip} skipped`;
-    this.progress.title = title;
-    this.progress.replaceChildren(meter, el("b", {}, shown(decided)), ` / ${shown(total)}`, pace ? el("span", { class: "pace" }, pace) : "");
   }
 
-  pace(left) {
-    const now = performance.now();
-    this.times = this.times.filter((time) => now - time < RATE_WINDOW);
-    if (this.times.length < 4 || !left) return "";
-    const rate = (this.times.length / Math.max(now - this.times[0], 5000)) * 60_000;
-    const minutes = left / rate;
-    return `${Math.round(rate)}/min · ${minutes < 1.5 ? "a minute" : minutes < 90 ? `${Math.round(minutes)} min` : `${Math.round(minutes / 60)} h`} left`;
-  }
-
-  showSaving({ unsaved, failing, problem, durable }) {
-    Object.assign(this, { failing, durable });
-    const state = failing ? "offline" : unsaved ? "saving" : "saved";
-    const text = { offline: `${unsaved} unsaved – trying again`, saving: "Saving…", saved: "Saved" }[state];
-    if (this.saving.textContent !== text) this.saving.textContent = text;
-    this.saving.dataset.state = state;
-    this.saving.title = failing ? `${problem}. ${durable ? "Nothing is lost: unsaved verdicts are kept in this browser." : "Keep this page open."}` : "";
-    this.root.dataset.unsaved = unsaved;
+  showSaving() {
+    const [verdicts, edits] = [this.outbox, this.corrections].map((one) => one?.state ?? { unsaved: 0, durable: true });
+    const state = { ...verdicts, unsaved: verdicts.unsaved + edits.unsaved, failing: verdicts.failing || edits.failing, durable: verdicts.durable && edits.durable, problem: verdicts.problem || edits.problem };
+    this.atRisk = state.unsaved > 0 && (state.failing || !state.durable);
+    this.saving.show(state);
+    this.root.dataset.unsaved = state.unsaved;
   }
 
   showRecent() {
-    const last = this.mine.slice(-RECENT).reverse();
-    this.recent.replaceChildren(
-      ...last.map((op) =>
-        el("li", {}, el("button", { type: "button", class: op.decision, title: `${WORDS[op.decision]}${op.reason ? `: ${op.reason}` : ""}`, "aria-label": `Candidate ${op.id}, ${WORDS[op.decision]}: look again`, onclick: (event) => this.pressed(event, () => this.revisit(op)) }, op.thumb ? el("img", { src: op.thumb, alt: "" }) : op.id)),
-      ),
-    );
-  }
-
-  revisit(op) {
-    this.deck.goTo(op.card, op.decision);
-    this.show();
+    this.recent.show(this.mine);
   }
 
   say(text, important = false) {
@@ -471,33 +522,24 @@ class Review {
 
   // When there is nothing to judge
 
-  showPanel(name, ...more) {
-    const link = (to, text) => el("a", { href: this.links[to], class: "act accept" }, text);
-    const texts = {
-      nothing: ["No data set yet", "Winnow reviews what it made from your data. Import a data set, or load the demo.", [link("datasets", "Import a data set")]],
-      empty: ["No candidates yet", "Nothing has been generated for this choice. Start a recipe, and its candidates appear here as they are made.", [link("generate", "Start a recipe")]],
-      done: ["All decided", "Freeze a snapshot of what was kept, and train on it.", [link("train", "Freeze and train")]],
-      none: ["None here", "No candidate of this queue is in that state. Choose another one under Show.", []],
-    };
-    const [title, text, links] = texts[name];
-    this.root.dataset.state = "panel";
-    this.root.dataset.panel = name;
+  showPanel(name, tally = null) {
+    Object.assign(this.root.dataset, { state: "panel", panel: name });
     delete this.root.dataset.shown;
-    this.panel.replaceChildren(el("h2", {}, title), el("p", {}, text), ...more, el("div", { class: "acts" }, links));
+    this.panel.replaceChildren(...panel(name, this.links, tally));
   }
 
-  async showEnd() {
+  showProblem(error, again) {
+    Object.assign(this.root.dataset, { state: "panel", panel: "problem" });
+    this.panel.replaceChildren(...trouble(error, again));
+  }
+
+  showEnd() {
     const total = Object.values(this.tally).reduce((sum, n) => sum + n, 0);
     if (!total) this.showPanel("empty");
-    else if (this.query.human !== "undecided") this.showPanel(this.deck.items.length ? "done" : "none");
-    else this.showPanel("done", this.summary());
+    else if (this.bar.query.human !== "undecided") this.showPanel(this.deck.items.length ? "done" : "none");
+    else this.showPanel("done", this.tally);
     const deck = this.deck;
     setTimeout(() => deck === this.deck && !deck.current && this.lookAgain(), LOOK_AGAIN);
-  }
-
-  summary() {
-    const rows = Object.entries(WORDS).filter(([name]) => this.tally[name]);
-    return el("ul", { class: "summary" }, rows.map(([name, word]) => el("li", { class: name }, el("b", {}, shown(this.tally[name])), ` ${word}`)));
   }
 
   // A recipe may still be at work: new candidates come in by themselves.
@@ -509,32 +551,12 @@ class Review {
     }
     this.show();
   }
-
-  showProblem(error, again) {
-    this.root.dataset.state = "panel";
-    this.root.dataset.panel = "problem";
-    const button = el("button", { type: "button", class: "act accept", onclick: again }, "Try again");
-    this.panel.replaceChildren(el("h2", {}, "This queue cannot be read"), el("p", {}, error.message), el("div", { class: "acts" }, button));
-  }
 }
 
 function afterPaint(work) {
   requestAnimationFrame(() => setTimeout(work));
 }
 
-function fillSelect(select, options, chosen) {
-  select.replaceChildren(...options.map(({ value, title }) => el("option", { value, selected: String(value) === String(chosen ?? "") }, title)));
-}
-
-function switchKeys(on) {
-  if (on) localStorage.removeItem(KEYS_OFF);
-  else localStorage.setItem(KEYS_OFF, "1");
-}
-
 function stamp(human) {
   return human ? el("span", { class: `stamp ${human}` }, WORDS[human]) : "";
-}
-
-function shown(number) {
-  return number.toLocaleString("en");
 }

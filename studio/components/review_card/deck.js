@@ -1,5 +1,7 @@
 // The candidates at hand: read a page at a time, with the pictures of the next ones already decoded.
 
+import { send } from "./outbox.js";
+
 const PAGE = 32;
 const LOW = 16; // read on when fewer than this are left
 const AHEAD = 8;
@@ -57,6 +59,15 @@ export class Deck {
     }
   }
 
+  // What is at hand stays this person's while the page is open; what somebody else has by now is dropped.
+  async keep() {
+    const { human, audit, reviewer } = this.query;
+    const ahead = this.items.slice(this.at).filter((item) => item.human === null);
+    if (human !== "undecided" || audit || !ahead.length) return;
+    const { lost } = await send("/api/review/leases", { reviewer, ids: ahead.map((item) => item.card.id) });
+    this.items = this.items.filter((item, i) => i <= this.at || item.human !== null || !(item.card.id in lost));
+  }
+
   add(cards) {
     for (const card of cards) {
       if (!this.known.has(card.id)) this.items.push({ card, human: card.human, touched: false });
@@ -82,6 +93,16 @@ export class Deck {
     if (at < 0 || at >= this.items.length) return false;
     this.at = at;
     return true;
+  }
+
+  // Ids of what is still open here, the current one first.
+  ahead() {
+    return this.items.slice(this.at).filter((item) => this.isOpen(item)).map((item) => item.card.id);
+  }
+
+  // Leaves out candidates that somebody else has now; never the one on the screen.
+  drop(ids) {
+    this.items = this.items.filter((item, i) => i <= this.at || !ids.includes(item.card.id));
   }
 
   // To a candidate of any age; one that is not at hand is put before the current one.

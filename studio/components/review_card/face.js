@@ -1,64 +1,40 @@
-// How a candidate looks: frames with boxes, texts with their changed words, the evidence beside them.
+// What stands beside the pictures: texts with their changed words, the evidence, where the candidate comes from.
 
-import { el, svg } from "../dom.js";
+import { el } from "../dom.js";
 
-const FEW = 6; // other boxes up to this many carry their labels
+export const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", edit: "corrected", flag: "flagged" };
 
-export const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", edit: "edited" };
-
-// A picture in its proportions with the boxes over it; `layers` are pictures on top of each other, the last one shown.
-function frame(card, caption, layers, boxes) {
-  const [width, height] = card.size;
-  const pictures = layers.filter(Boolean);
-  const broken = pictures.some((image) => image.dataset.broken);
-  pictures.forEach((image, i) => {
-    image.alt = `candidate ${card.id}${caption ? `, ${caption.toLowerCase()}` : ""}`;
-    image.classList.toggle("peek", i > 0);
-  });
-  const inside = broken ? [el("p", { class: "broken" }, "This image cannot be shown.")] : [...pictures, ...boxes];
-  const fitted = el("div", { class: "fitted" }, inside);
-  fitted.style.setProperty("--ratio", width / height);
-  if (caption) fitted.append(el("figcaption", {}, caption));
-  if (pictures.length > 1) fitted.append(el("figcaption", { class: "peek" }, "Before"));
-  return el("figure", { class: `frame${pictures.length > 1 ? " double" : ""}` }, el("div", { class: "room" }, fitted));
+// Segments [text, changed] as nodes; what cannot be seen or would turn the line around is made visible.
+export function segments(parts, tag) {
+  return parts.map(([text, changed]) => (changed ? el(tag, {}, ...visible(text)) : el("span", {}, ...visible(text))));
 }
 
-// Boxes and labels over a picture; `kind` is "was" or "now", `layer` names the picture they belong to.
-function boxLayer(card, own, kind, layer = kind) {
-  const [width, height] = card.size;
-  const rect = ([x1, y1, x2, y2], name, label) =>
-    svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: name }, label ? svg("title", {}, label) : null);
-  const others = card.others.map((box) => rect(box.xyxy, "other", box.label));
-  const mine = own?.xyxy ? [rect(own.xyxy, `edge ${kind}`), rect(own.xyxy, `own ${kind}`, own.label)] : [];
-  const shapes = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" }, others, mine);
-  const named = card.others.length <= FEW ? card.others : [];
-  const chips = named.map((box) => chip(card, box.xyxy, box.label, "other"));
-  return [el("div", { class: `boxes ${layer}` }, shapes, chips, own?.xyxy ? chip(card, own.xyxy, own.label, "own") : null)];
-}
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
 
-function chip(card, [x1, y1], label, name) {
-  if (!label) return null;
-  const node = el("span", { class: `chip ${name}${y1 / card.size[1] < 0.08 ? " within" : ""}` }, label);
-  node.style.left = `${(100 * Math.max(x1, 0)) / card.size[0]}%`;
-  node.style.top = `${(100 * Math.max(y1, 0)) / card.size[1]}%`;
-  return node;
-}
-
-// The frames of a card: one for a text, two for pictures (of which the mode may hide the first).
-export function frames(card, pictures) {
-  if (!card.after) return [frame(card, "", [pictures.before], boxLayer(card, card.before, "now"))];
-  const was = boxLayer(card, card.before, "was");
-  const now = boxLayer(card, card.after, "now");
-  const peeked = boxLayer(card, card.before, "was", "peek");
-  return [frame(card, "Before", [pictures.before], was), frame(card, "After", [pictures.after, pictures.peek], [...now, ...peeked])];
+// A text with its control characters as small marks that name them. The browser isolates each text (`dir=auto`), so that
+// one written from right to left does not reorder what stands around it.
+export function visible(text) {
+  const nodes = [];
+  let last = 0;
+  for (const found of text.matchAll(HIDDEN)) {
+    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    nodes.push(text.slice(last, found.index), el("code", { class: "hidden", title: `control character U+${code}` }, `U+${code}`));
+    last = found.index + found[0].length;
+  }
+  return [...nodes, text.slice(last)];
 }
 
 export function texts(card) {
   if (!card.texts) return [];
-  const line = (name, segments, tag) =>
-    el("p", {}, el("span", { class: "when" }, name), el("q", {}, segments.map(([text, changed]) => (changed ? el(tag, {}, text) : text))));
+  const line = (name, parts, tag) =>
+    el("p", {}, el("span", { class: "when" }, name), el("q", { dir: "auto", tabindex: long(parts) ? "0" : null }, segments(parts, tag)));
   const type = card.texts.edit_type ? el("span", { class: "type", title: "what kind of word was changed" }, card.texts.edit_type) : null;
-  return [line("Before", card.texts.before, "del"), line("After", card.texts.after, "ins"), type ?? ""];
+  const corrected = card.texts.corrected ? line("Mended", [[card.texts.corrected, false]], "ins") : "";
+  return [line("Before", card.texts.before, "del"), line("After", card.texts.after, "ins"), corrected, type ?? ""];
+}
+
+function long(parts) {
+  return parts.reduce((sum, [text]) => sum + text.length, 0) > 400;
 }
 
 const MARKS = { pass: "✓", fail: "✕", missing: "?", free: "·" };
@@ -81,6 +57,23 @@ export function evidence(card) {
   const scores = el("ul", { class: "scores", "aria-label": "Filter scores" }, card.scores.map(scoreRow));
   const says = { accept: "Policy accepts", reject: "Policy rejects", pending: "Policy is undecided" }[card.policy.says];
   const policy = el("p", { class: `policy ${card.policy.says}`, title: card.policy.name }, el("b", {}, says), el("span", {}, card.policy.by));
-  const facts = card.provenance.flatMap(([what, value]) => [el("dt", {}, what), el("dd", { title: value }, value)]);
-  return [policy, card.scores.length ? scores : el("p", { class: "quiet" }, "No filter has scored this candidate."), el("dl", {}, facts)];
+  const alarm = card.alarm ? el("p", { class: "alarm", role: "note" }, el("b", {}, "May still be true"), el("span", {}, card.alarm)) : "";
+  return [alarm, policy, card.scores.length ? scores : el("p", { class: "quiet" }, "No filter has scored this candidate."), facts(card)];
+}
+
+// Where it comes from; its number leads on to its whole story, except where that would tell too much.
+function facts({ provenance, why }) {
+  const story = (id) => el("a", { href: why, target: "_blank", rel: "noopener", title: "The whole story of this candidate" }, id, " – its whole story");
+  const shown = (what, value) => (what === "Candidate" && why ? story(value) : value);
+  return el("dl", {}, provenance.flatMap(([what, value]) => [el("dt", {}, what), el("dd", { title: value, dir: "auto" }, shown(what, value))]));
+}
+
+// What is fetched once somebody rests on a card: the other attempts at the same target, and who decided what.
+export function more({ siblings, verdicts }, open) {
+  const picture = (one) => (one.thumb ? el("img", { src: `${one.thumb}?size=80`, alt: "" }) : el("span", { dir: "auto" }, one.text ?? one.id));
+  const button = (one) =>
+    el("button", { type: "button", class: one.human ?? "", title: `Candidate ${one.id}${one.human ? `, ${WORDS[one.human]}` : ""}`, "aria-label": `Candidate ${one.id}, same target${one.human ? `, ${WORDS[one.human]}` : ""}`, onclick: () => open(one.id) }, picture(one));
+  const others = siblings.length ? [el("h3", {}, "Other attempts"), el("div", { class: "siblings" }, siblings.map(button))] : [];
+  const told = verdicts.map((one) => el("li", {}, el("b", {}, one.reviewer), ` ${one.decision === "undo" ? "took it back" : WORDS[one.decision]}${one.reason ? `: ${one.reason}` : ""}, `, el("time", {}, new Date(one.at * 1000).toLocaleString())));
+  return [...others, ...(told.length ? [el("h3", {}, "Verdicts"), el("ul", { class: "trail" }, told)] : [])];
 }

@@ -1,9 +1,9 @@
-// Verdicts on their way to the server. Each is kept in localStorage under a key of its own until the server has
+// Verdicts and corrections on their way to the server. Each is kept in localStorage under a key of its own until the server has
 // answered for it, so that a closed tab, a crash or a lost network loses nothing, and two tabs cannot overwrite each
-// other. The server ignores a repeated `op_id`, so whoever finds a verdict may send it.
+// other. The server ignores a repeated `op_id`, so whoever finds one may send it.
 
-const PREFIX = "winnow.verdict.";
-const URL = "/api/review/verdicts";
+export const VERDICTS = { prefix: "winnow.verdict.", address: "/api/review/verdicts" };
+export const EDITS = { prefix: "winnow.edit.", address: "/api/edits" };
 const EVERY = 120; // ms between batches: a throttle, since a debounce would send nothing while a key is held
 const BATCH = 100;
 const FIRST_PAUSE = 500;
@@ -20,11 +20,11 @@ export function opId() {
 }
 
 export class Outbox {
-  // `changed({unsaved, failing, durable})` after every change; `refused(message, verdict)` for a verdict the server will not take.
-  constructor({ changed, refused }) {
-    this.changed = changed;
-    this.refused = refused;
-    this.waiting = stored();
+  // `kind` is VERDICTS or EDITS. `changed()` after every change of `state`; `refused(message, item)` for what the server will not
+  // take, `conflict(item, answer)` for what met the work of somebody else, `saved(item, answer)` for the rest.
+  constructor(kind, { changed, refused, conflict, saved = () => {} }) {
+    Object.assign(this, kind, { changed, refused, conflict, saved });
+    this.waiting = stored(this.prefix);
     this.pause = 0;
     this.batch = BATCH;
     this.durable = true;
@@ -32,6 +32,7 @@ export class Outbox {
     this.sending = null;
     this.problem = "";
     addEventListener("online", () => this.flush());
+    addEventListener("offline", () => this.report());
     addEventListener("pagehide", () => this.lastCall());
     if (this.waiting.length) this.schedule(0);
     queueMicrotask(() => this.report());
@@ -44,7 +45,7 @@ export class Outbox {
   push(verdict) {
     this.waiting.push(verdict);
     try {
-      localStorage.setItem(PREFIX + verdict.op_id, JSON.stringify(verdict));
+      localStorage.setItem(this.prefix + verdict.op_id, JSON.stringify(verdict));
     } catch (error) {
       if (error.name !== "QuotaExceededError" && error.name !== "SecurityError") throw error;
       this.durable = false; // still sent, but a closed tab would lose it: the page asks before it is left
@@ -73,7 +74,7 @@ export class Outbox {
     const batch = this.waiting.slice(0, this.batch);
     if (!batch.length) return;
     try {
-      this.settle(batch, await send(URL, batch));
+      this.settle(batch, await send(this.address, batch));
       this.pause = 0;
       this.problem = "";
       this.batch = BATCH;
@@ -86,7 +87,10 @@ export class Outbox {
     const byId = new Map(batch.map((verdict) => [verdict.op_id, verdict]));
     for (const answer of answers) {
       this.forget(answer.op_id);
-      if (answer.status === "refused") this.refused(answer.message, byId.get(answer.op_id));
+      const item = byId.get(answer.op_id);
+      if (answer.status === "refused") this.refused(answer.message, item);
+      else if (answer.status === "conflict") this.conflict(item, answer);
+      else this.saved(item, answer);
     }
   }
 
@@ -104,15 +108,19 @@ export class Outbox {
 
   forget(op) {
     this.waiting = this.waiting.filter((verdict) => verdict.op_id !== op);
-    localStorage.removeItem(PREFIX + op);
+    localStorage.removeItem(this.prefix + op);
   }
 
   lastCall() {
-    if (this.waiting.length) fetch(URL, { ...request(this.waiting.slice(0, BATCH)), keepalive: true }).catch(() => {});
+    if (this.waiting.length) fetch(this.address, { ...request(this.waiting.slice(0, BATCH)), keepalive: true }).catch(() => {});
+  }
+
+  get state() {
+    return { unsaved: this.unsaved, failing: this.pause > 0, offline: !navigator.onLine, problem: this.problem, durable: this.durable };
   }
 
   report() {
-    this.changed({ unsaved: this.unsaved, failing: this.pause > 0, problem: this.problem, durable: this.durable });
+    this.changed();
   }
 }
 
@@ -125,11 +133,11 @@ function request(value) {
 export async function send(address, value) {
   const answer = await fetch(address, request(value));
   const body = await answer.json().catch(() => ({}));
-  if (answer.ok) return body;
+  if (answer.ok || (answer.status === 409 && Array.isArray(body))) return body; // 409: some of them met somebody else's
   throw Object.assign(new Error(body.error ?? `the server answered ${answer.status}`), { status: answer.status });
 }
 
-function stored() {
-  const keys = Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
+function stored(prefix) {
+  const keys = Object.keys(localStorage).filter((key) => key.startsWith(prefix));
   return keys.sort().map((key) => JSON.parse(localStorage.getItem(key)));
 }

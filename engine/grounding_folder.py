@@ -1,0 +1,238 @@
+"""A snapshot as training data for detectors that read: lines of ODVG, and what to find in the validation images.
+
+`train.jsonl` is ODVG with Winnow's `negatives`, and one more key of a grounding record, `negative_images`. `val.json` is an
+OmniLabel document. Files are named by absolute path.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from db.errors import WinnowError
+from db.records import Phrase, Snapshot
+from db.snapshots import Header, Sample
+from db.store import Store
+from engine.folder import HELD_OUT
+from engine.seeds import seed_of
+
+Row = dict[str, Any]
+TRAIN, VAL = "train.jsonl", "val.json"
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """A box [x1, y1, x2, y2] of a class."""
+
+    bbox: tuple[float, float, float, float]
+    category: str
+
+
+class Region(msgspec.Struct, frozen=True):
+    """The boxes that a part of the caption names, and the [start, end) characters of that part."""
+
+    bbox: list[tuple[float, float, float, float]]
+    phrase: str
+    tokens_positive: list[tuple[int, int]]
+
+
+class Detection(msgspec.Struct, frozen=True):
+    instances: list[Instance] = []
+
+
+class Edited(msgspec.Struct, frozen=True):
+    """The picture repainted inside `box`: it showed `positive`, now it shows `negative`."""
+
+    img_path: str
+    box: tuple[float, float, float, float]
+    positive: str
+    negative: str
+
+
+class Grounding(msgspec.Struct, frozen=True):
+    """`negatives` are false of the image."""
+
+    caption: str
+    regions: list[Region] = []
+    negatives: list[str] = []
+    negative_images: list[Edited] = []
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image with its classes, a caption, or both."""
+
+    filename: str
+    width: int
+    height: int
+    detection: Detection | None = None
+    grounding: Grounding | None = None
+
+
+def write_lines(path: Path, lines: Iterable[Line]) -> None:
+    """The lines as a file."""
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a file. Raises WinnowError that names the line that cannot be read."""
+    if not path.is_file():
+        raise WinnowError(f"{path} is missing. A training folder for detectors that read holds {TRAIN} and {VAL}.")
+    decoder, found = msgspec.json.Decoder(Line), []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            found.append(decoder.decode(line))
+        except msgspec.MsgspecError as error:
+            raise WinnowError(f"{path}, line {number}: not a line of ODVG with its images: {error}") from error
+    return found
+
+
+def described(texts: Sequence[tuple[str, list[tuple[float, float, float, float]]]]) -> Grounding:
+    """Descriptions that each name some boxes as one caption, each a sentence of its own."""
+    caption, regions = "", []
+    for text, boxes in texts:
+        words = text.rstrip(" .")
+        regions.append(Region(boxes, words, [(len(caption), len(caption) + len(words))]))
+        caption += f"{words}. "
+    return Grounding(caption.rstrip(), regions)
+
+
+def grounding_folder(store: Store, snapshot: Snapshot, folder: Path) -> dict[str, int]:
+    """Write the snapshot's texts and classes; returns the images of each part, and the negatives.
+
+    Training uses the split `train`, or everything outside `val` and `test`. Validation asks the images of `val`, else some
+    that are held out by their id, for their classes and descriptions, and for those texts that are known to be false of
+    them. Negative images go with the images that they were made from. Raises WinnowError when there is nothing to learn.
+    """
+    header, samples = store.snapshots.samples(snapshot)
+    samples = [sample for sample in samples if sample.image.digest]
+    train, val = _parts(samples)
+    edits = _edits(store, samples)
+    lines = [line for sample in train for line in _lines(store, header, sample, edits.get(sample.image.id, []))]
+    if not any(line.detection or (line.grounding and line.grounding.regions) for line in lines):
+        raise WinnowError(f"Snapshot {snapshot.name!r} has no image with a box that a class or a text names.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lines(folder / TRAIN, lines)
+    (folder / VAL).write_bytes(orjson.dumps(_omnilabel(store, header, val)))
+    texts = sum(len(line.grounding.negatives) for line in lines if line.grounding)
+    return {"train": len(train), "val": len(val), "synthetic": sum(map(len, edits.values())), "negatives": texts}
+
+
+def split_omnilabel(store: Store, snapshot: Snapshot, split: str) -> Row:
+    """What to ask the real images of one split for, and the answers, as an OmniLabel document. Raises WinnowError when there
+    are none."""
+    header, samples = store.snapshots.samples(snapshot)
+    real = [s for s in samples if s.image.digest and not s.image.extra.get("synthetic")]
+    chosen = [sample for sample in real if sample.image.split == split]
+    if not chosen:
+        known = sorted({sample.image.split for sample in real})
+        raise WinnowError(
+            f"Snapshot {snapshot.name!r} has no images of split {split!r}; it has {', '.join(known) or 'none'}."
+        )
+    return _omnilabel(store, header, chosen)
+
+
+def _parts(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """(real images to train on, real images to validate on)."""
+    real = [sample for sample in samples if not sample.image.extra.get("synthetic")]
+    splits = {sample.image.split for sample in real}
+    left_out = ("val", "test")
+    train = [s for s in real if s.image.split == "train" or ("train" not in splits and s.image.split not in left_out)]
+    val = [sample for sample in real if sample.image.split == "val"]
+    if not val:
+        val = [sample for sample in train if seed_of("held out", sample.image.id) % HELD_OUT == 0]
+        train = [sample for sample in train if seed_of("held out", sample.image.id) % HELD_OUT]
+    return train, val
+
+
+def _edits(store: Store, samples: Iterable[Sample]) -> dict[int, list[Edited]]:
+    """Negative images by the image they were made from: those where one text became true and another false."""
+    found: dict[int, list[Edited]] = defaultdict(list)
+    for sample in samples:
+        source = sample.image.extra.get("source_image")
+        if source is None:
+            continue
+        boxes = {box.id: box.xyxy for box in sample.boxes}
+        path = str(store.blobs.path(sample.image.digest or ""))
+        for now, before in pairwise(sample.phrases):  # a snapshot writes what became false right after what became true
+            if now.holds and now.box_ids and not before.holds:
+                found[source].append(Edited(path, boxes[now.box_ids[0]], before.text, now.text))
+    return found
+
+
+def _lines(store: Store, header: Header, sample: Sample, edits: list[Edited]) -> Iterator[Line]:
+    """One line with the classes and the first caption or the free descriptions, one more for each further caption."""
+    names = {category.id: category.name for category in header.categories}
+    instances = [Instance(b.xyxy, names[b.category_id]) for b in sample.boxes if b.category_id in names and not b.crowd]
+    place = Line(str(store.blobs.path(sample.image.digest or "")), sample.image.width, sample.image.height)
+    negatives = [phrase.text for phrase in sample.phrases if not phrase.holds]
+    texts = [msgspec.structs.replace(text, negatives=negatives, negative_images=edits) for text in _groundings(sample)]
+    detection = Detection(instances) if instances else None
+    yield msgspec.structs.replace(place, detection=detection, grounding=texts[0] if texts else None)
+    yield from (msgspec.structs.replace(place, grounding=text) for text in texts[1:])
+
+
+def _groundings(sample: Sample) -> Iterator[Grounding]:
+    boxes = {box.id: box.xyxy for box in sample.boxes}
+
+    def named(phrase: Phrase) -> list[tuple[float, float, float, float]]:
+        return [boxes[number] for number in phrase.box_ids]
+
+    true = [phrase for phrase in sample.phrases if phrase.holds]
+    free = [(phrase.text, named(phrase)) for phrase in true if phrase.parent_id is None and phrase.box_ids]
+    if free:
+        yield described(free)
+    for caption in true:
+        parts = [part for part in true if part.parent_id == caption.id and part.spans and part.box_ids]
+        if parts:
+            yield Grounding(caption.text, [Region(named(p), p.text, [(a, b) for a, b in p.spans]) for p in parts])
+
+
+def _omnilabel(store: Store, header: Header, samples: Sequence[Sample]) -> Row:
+    """Every class is asked of every image, a text of those images of which it is known whether it holds."""
+    texts: dict[tuple[str, str], Row] = {}
+    images: list[Row] = []
+    notes: list[Row] = []
+
+    def ask(text: str, kind: str, image_id: int) -> int:
+        fresh = {"id": len(texts) + 1, "text": text, "image_ids": [], "anno_info": {"type": kind}}
+        row = texts.setdefault((text, kind), fresh)
+        if image_id not in row["image_ids"][-1:]:
+            row["image_ids"].append(image_id)
+        return int(row["id"])
+
+    for sample in samples:
+        number = sample.image.id
+        images.append(
+            {
+                "id": number,
+                "file_name": str(store.blobs.path(sample.image.digest or "")),
+                "width": sample.image.width,
+                "height": sample.image.height,
+            }
+        )
+        classes = {category.id: ask(category.name, "category", number) for category in header.categories}
+        named = defaultdict(list, {b.id: [classes[b.category_id]] for b in sample.boxes if b.category_id in classes})
+        for phrase in sample.phrases:
+            if phrase.box_ids or not phrase.holds:
+                asked = ask(phrase.text, "object_description", number)
+                for box_id in phrase.box_ids if phrase.holds else ():
+                    named[box_id].append(asked)
+        notes += [_note(len(notes), number, box.xyxy, named[box.id]) for box in sample.boxes if named[box.id]]
+    for place, note in enumerate(notes, 1):
+        note["id"] = place
+    return {"images": images, "descriptions": list(texts.values()), "annotations": notes}
+
+
+def _note(place: int, image_id: int, xyxy: Sequence[float], description_ids: list[int]) -> Row:
+    x1, y1, x2, y2 = xyxy
+    return {
+        "id": place,
+        "image_id": image_id,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "description_ids": list(dict.fromkeys(description_ids)),
+    }

@@ -1,0 +1,73 @@
+"""The log of the server and of the workers: lines for people, or one JSON object a line for machines (`WINNOW_LOG=json`).
+
+Every line carries the id of the request it belongs to, and the run where the caller names it (`extra={"run": 5}`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TextIO
+
+import msgspec
+
+from db.errors import WinnowError
+
+KINDS = ("text", "json")
+EXTRA = ("run", "shard", "status", "ms")
+_request: ContextVar[str] = ContextVar("request", default="")
+_person: ContextVar[str] = ContextVar("person", default="")
+
+
+@contextmanager
+def within(request: str) -> Iterator[None]:
+    """All that is logged in the block belongs to this request."""
+    before, nobody = _request.set(request), _person.set("")
+    try:
+        yield
+    finally:
+        _request.reset(before)
+        _person.reset(nobody)
+
+
+def by(person: str) -> None:
+    """From here on the request is known to be this person's."""
+    _person.set(person)
+
+
+class Json(logging.Formatter):
+    """One object a line: at (POSIX seconds), level, logger, message, and what is known of request, person, run and error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        known = {"request": _request.get(), "person": _person.get()}
+        known |= {name: getattr(record, name, None) for name in EXTRA}
+        known["error"] = self.formatException(record.exc_info) if record.exc_info else None
+        line = {"at": record.created, "level": record.levelname.lower(), "logger": record.name}
+        line |= {"message": record.getMessage()} | {name: value for name, value in known.items() if value not in (None, "")}
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+class Text(logging.Formatter):
+    """Level, logger, message; the request in brackets."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Line breaks in what came from outside are shown, not made: nobody writes a line of the log but the program."""
+        record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
+        line = super().formatMessage(record)
+        return f"{line} [{_request.get()}]" if _request.get() else line
+
+
+def set_up(kind: str, stream: TextIO = sys.stderr) -> None:
+    """Have the whole process log in this way; as JSON also every request. Raises WinnowError for an unknown kind."""
+    if kind not in KINDS:
+        raise WinnowError(f"The setting log is {kind!r}; it is one of {', '.join(KINDS)}.")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Json() if kind == "json" else Text())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("studio").setLevel(logging.INFO if kind == "json" else logging.WARNING)
