@@ -369,6 +369,20 @@ def test_public_configurations_are_those_of_mmdet(preset: Any, encoder: Path) ->
     assert names == shapes_of(with_encoder(own.model, encoder)), "published weights fit"
 
 
+def test_offsets_of_a_larger_map_count_from_their_first_number_as_in_mmcv() -> None:
+    from mmcv.ops import modulated_deform_conv2d
+
+    torch.manual_seed(0)
+    image, weight = torch.randn(2, 4, 3, 5), torch.randn(6, 4, 3, 3)
+    offset, mask = torch.randn(2, 18, 6, 10, requires_grad=True), torch.rand(2, 9, 6, 10)
+    found = modulated_deform_conv2d(image, offset, mask, weight, None, 1, 1)
+    cut = [part.flatten(1)[:, : 15 * part.shape[1]].reshape(2, -1, 3, 5) for part in (offset.detach(), mask)]
+    torch.testing.assert_close(found, modulated_deform_conv2d(image, *cut, weight, None, 1, 1))
+    found.sum().backward()
+    assert offset.grad is not None and not offset.grad.flatten(1)[:, 15 * 18 :].any()
+    assert offset.grad.flatten(1)[:, : 15 * 18].abs().sum() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PUBLIC, ids=lambda one: one.title)
 def test_public_configurations_learn_from_descriptions_and_answer(preset: Any, encoder: Path, line: Line) -> None:

@@ -108,7 +108,8 @@ def _history_method(owner: type, name: str) -> Callable[..., Any]:
 
 
 def _fit_language_model() -> None:
-    """transformers 5 moved a function that mmdet's fusion imports, without which it takes transformers for missing; it has no `batch_encode_plus` and wants a mask of token pairs as [batch, 1, tokens, tokens]."""
+    """transformers 5 moved a function that mmdet's fusion imports, has no `batch_encode_plus`, and wants a mask of token
+    pairs as [batch, 1, tokens, tokens]."""
     from transformers import modeling_utils, pytorch_utils
 
     known: Any = modeling_utils
