@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HOME_DEMO ?= $(CURDIR)/.demo
 PORT ?= 7860
 
-.PHONY: demo test serve check bench test-slow clean
+.PHONY: demo test serve check bench test-slow faults clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/winnow demo --home "$(HOME_DEMO)" --port $(PORT)
@@ -18,6 +18,13 @@ test: $(VENV)/.ready-dev
 
 test-slow: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m slow
+
+# What is promised, under faults: about 20 minutes on two cores.
+FAULTS = tests/test_faults_*.py tests/test_kill_web.py tests/test_jobs.py tests/test_ledger.py tests/test_writer.py \
+  tests/test_migrate.py tests/test_import.py tests/test_outbound.py tests/test_auth.py tests/test_app.py \
+  tests/test_review_browser.py
+faults: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -m "not gpu" --durations=10 $(FAULTS)
 
 check: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

@@ -17,11 +17,17 @@ class Blobs:
         self.folder = folder
 
     def put(self, data: bytes) -> str:
-        """Store the bytes and return their digest (64 hex characters). Storing twice is harmless."""
+        """Store the bytes and return their digest (64 hex characters). Storing twice is harmless.
+
+        Raises WinnowError when the disk is full or refuses; then nothing is stored.
+        """
         digest = hashlib.sha256(data).hexdigest()
         target = self._place(digest)
         if not target.exists():
-            _write_durably(target, data)
+            try:
+                _write_durably(target, data)
+            except OSError as error:
+                raise WinnowError(f"A file could not be stored in {self.folder}: {error.strerror}.") from error
         return digest
 
     def path(self, digest: str) -> Path:

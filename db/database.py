@@ -8,6 +8,7 @@ on libraries without the WAL-reset bug (SQLite before 3.51.3, except 3.50.7), el
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,26 @@ class Database:
     def close(self) -> None:
         self._writer.dispose()
         self._reader.dispose()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database that others may be writing to, as it is at one moment. Copying the file would miss what is still in
+    the write-ahead log. Raises WinnowError, and leaves no half copy behind, when the disk is full."""
+    draft = target.with_name(f".{target.name}.draft")
+    draft.unlink(missing_ok=True)
+    origin: Any = sqlite.connect(source)
+    copy: Any = sqlite.connect(draft)
+    try:
+        origin.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+    except sqlite.OperationalError as error:
+        raise WinnowError(f"{source} could not be copied to {target.parent}: {error}.") from error
+    finally:
+        copy.close()
+        origin.close()
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, target)
 
 
 def _for_people(error: exc.OperationalError) -> WinnowError | None:

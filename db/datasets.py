@@ -379,7 +379,7 @@ def _category(row: Row[Any]) -> Category:
 
 
 def _image(row: Row[Any]) -> Image:
-    key, dataset_id, split, source, file_name, width, height, digest, extra = row
+    key, dataset_id, split, source, file_name, width, height, digest, extra = tuple(row)
     return Image(
         id=key,
         dataset_id=dataset_id,

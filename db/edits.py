@@ -114,6 +114,16 @@ class Edits:
         with self._db.read() as connection:
             return [*(_version(row) for row in connection.execute(query)), imported]
 
+    def standing(self, dataset_id: int, reviewer: str, *, limit: int = 20) -> list[tuple[Version, Annotations]]:
+        """A person's corrections that they can take back, newest first, each with what stood before it: those that were not
+        taken back yet, and upon which nobody else has built."""
+        mine = select(t.image_id).join(schema.image, schema.image.c.id == t.image_id)
+        mine = mine.where(schema.image.c.dataset_id == dataset_id, t.reviewer == reviewer).group_by(t.image_id)
+        with self._db.read() as connection:
+            ids = connection.execute(mine.order_by(func.max(t.at).desc()).limit(limit)).scalars().all()
+        found = [one for image_id in ids for one in _standing(self.versions(image_id), reviewer)]
+        return sorted(found, key=lambda one: -one[0].at)[:limit]
+
     def corrected(self, image_ids: Iterable[int]) -> dict[int, Version]:
         """The newest versions of those of the images that were corrected."""
         return self._newest(image_ids)
@@ -138,20 +148,22 @@ class Edits:
             return [self._append(connection, edit, known[edit.image_id]) for edit in edits]
 
     def _append(self, connection: Connection, edit: Edit, scene: _Scene | None) -> Kept:
-        said = connection.execute(select(t.number).where(t.op_id == edit.op_id)).scalar_one_or_none()
-        if said is not None:
-            return Kept(op_id=edit.op_id, status="repeated", number=said)
+        known = connection.execute(select(t.number).where(t.op_id == edit.op_id)).scalar_one_or_none()
+        if known is not None:
+            return Kept(op_id=edit.op_id, status="repeated", number=known)
         if scene is None:
             gone = f"Image {edit.image_id} no longer exists; the correction was not needed."
             return Kept(op_id=edit.op_id, status="refused", message=gone)
-        newest = _latest(connection, edit.image_id) or scene.imported
+        said = [scene.imported, *_later(connection, edit.image_id)]
+        newest = said[-1]
         if newest.number != edit.base:
             return Kept(op_id=edit.op_id, status="conflict", message=_beaten(edit, newest), theirs=newest)
-        problems = list(_faults(edit.draft, newest.annotations, scene))
+        versions = [version.annotations for version in said]
+        problems = list(_faults(edit.draft, versions, scene))
         if problems:
             listed = "; ".join(problems[:5])
             return Kept(op_id=edit.op_id, status="refused", message=f"The correction was not saved: {listed}.")
-        _insert(connection, edit, merged(newest.annotations, edit.draft, edit.image_id))
+        _insert(connection, edit, merged(versions, edit.draft, edit.image_id))
         return Kept(op_id=edit.op_id, status="saved", number=newest.number + 1)
 
     def _scene(self, image_id: int) -> _Scene | None:
@@ -187,10 +199,23 @@ class _Scene(Record, frozen=True, kw_only=True):
     imported: Version
 
 
-def _latest(connection: Connection, image_id: int) -> Version | None:
-    query = select(schema.image_edit).where(t.image_id == image_id).order_by(t.number.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _version(row)
+def _later(connection: Connection, image_id: int) -> list[Version]:
+    """All versions but the imported one, the newest last."""
+    query = select(schema.image_edit).where(t.image_id == image_id).order_by(t.number)
+    return [_version(row) for row in connection.execute(query)]
+
+
+def _standing(versions: Sequence[Version], reviewer: str) -> Iterator[tuple[Version, Annotations]]:
+    """Of the versions of an image, newest first, those at the top that are this person's, each with what stood before. One with
+    the content of the last but one took the last back."""
+    kept: list[Version] = []
+    for version in reversed(versions):
+        if len(kept) > 1 and version.annotations == kept[-2].annotations:
+            kept.pop()
+        else:
+            kept.append(version)
+    while len(kept) > 1 and kept[-1].reviewer == reviewer:
+        yield kept.pop(), kept[-1].annotations
 
 
 def _insert(connection: Connection, edit: Edit, annotations: Annotations) -> None:
@@ -220,13 +245,23 @@ def _beaten(edit: Edit, newest: Version) -> str:
 # From a draft to annotations
 
 
-def merged(base: Annotations, draft: Draft, image_id: int) -> Annotations:
-    """The annotations that a draft on `base` asks for. What it leaves alone keeps every field; a box that moved loses the
-    mask and the area, which no longer fit it."""
-    boxes = {box.id: box for box in base.boxes}
-    phrases = {phrase.id: phrase for phrase in base.phrases}
+def draft_of(annotations: Annotations) -> Draft:
+    """The draft that asks for these annotations."""
+    phrases = (
+        DraftPhrase(one.id, one.text, one.parent_id, one.spans, one.box_ids, one.holds) for one in annotations.phrases
+    )
+    boxes = (DraftBox(box.id, box.xyxy, box.category_id) for box in annotations.boxes)
+    return Draft(tuple(boxes), tuple(phrases), annotations.classes)
+
+
+def merged(versions: Sequence[Annotations], draft: Draft, image_id: int) -> Annotations:
+    """The annotations that a draft asks for, made on the last of the versions (oldest first). What it leaves alone keeps every
+    field; a box that moved loses the mask and the area, which no longer fit it, and has them again where it stood before."""
+    boxes = {box.id: box for said in versions for box in said.boxes}
+    drawn = {(box.id, box.xyxy): box for said in versions for box in said.boxes}
+    phrases = {phrase.id: phrase for said in versions for phrase in said.phrases}
     return Annotations(
-        boxes=tuple(_box(boxes.get(one.id), one, image_id) for one in draft.boxes),
+        boxes=tuple(_box(drawn.get((one.id, one.xyxy), boxes.get(one.id)), one, image_id) for one in draft.boxes),
         phrases=tuple(_phrase(phrases.get(one.id), one, image_id) for one in draft.phrases),
         classes=dict(sorted(draft.classes.items())),
     )
@@ -247,12 +282,13 @@ def _phrase(known: Phrase | None, draft: DraftPhrase, image_id: int) -> Phrase:
     return msgspec.structs.replace(known or Phrase(id=draft.id, image_id=image_id, text=draft.text), **values)
 
 
-def _faults(draft: Draft, base: Annotations, scene: _Scene) -> Iterator[str]:
-    known = {box.id: box.xyxy for box in base.boxes}
-    yield from _id_faults("box", [box.id for box in draft.boxes], known)
-    yield from _id_faults("phrase", [one.id for one in draft.phrases], {phrase.id for phrase in base.phrases})
+def _faults(draft: Draft, versions: Sequence[Annotations], scene: _Scene) -> Iterator[str]:
+    known = {(box.id, box.xyxy) for said in versions for box in said.boxes}
+    phrases = {phrase.id for said in versions for phrase in said.phrases}
+    yield from _id_faults("box", [box.id for box in draft.boxes], {box_id for box_id, _ in known})
+    yield from _id_faults("phrase", [one.id for one in draft.phrases], phrases)
     for box in draft.boxes:
-        if known.get(box.id) != box.xyxy and not fits(box.xyxy, scene.image.width, scene.image.height):
+        if (box.id, box.xyxy) not in known and not fits(box.xyxy, scene.image.width, scene.image.height):
             size = f"{scene.image.width} x {scene.image.height}"
             yield f"box {box.id} at {_shown(box.xyxy)} does not lie inside the image of {size} with a size of its own"
         if box.category_id is not None and box.category_id not in scene.names:

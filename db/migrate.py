@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +11,53 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, event
 
-from db.database import sqlite_module
+from db.database import copy_database, sqlite_module
 from db.errors import WinnowError
 
-sqlite = sqlite_module()
+WAIT_SECONDS = 600.0  # for another process that migrates the same file
 
 
 def migrate(path: Path) -> None:
     """Create or upgrade the database at `path`. An existing file is first copied to `NAME.before-REVISION`.
 
-    Raises WinnowError, with the file unchanged, when it is no database or was written by a newer Winnow.
+    All steps are one transaction: killed half-way, the file is as it was. Of two processes that start at once the second
+    waits and finds it done. Raises WinnowError, with the file unchanged, when it is no database or was written by a newer
+    Winnow.
     """
-    scripts = ScriptDirectory.from_config(_config())
-    head = scripts.get_current_head()
-    current = _revision(path) if path.exists() and path.stat().st_size else None
-    if current == head:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    if path.exists() and path.stat().st_size and schema_of(path) == head:
         return
+    with _alone(path) as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current == head:
+            return
+        if current:
+            copy_database(path, path.with_name(f"{path.name}.before-{head}"))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def schema_of(path: Path) -> str:
+    """The revision of the schema of a database file, "" when it has none yet. Raises WinnowError when it is no database or
+    was written by a newer Winnow."""
+    engine = create_engine(f"sqlite:///{path}", module=sqlite_module())
+    try:
+        with engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except Exception as error:
+        raise WinnowError(f"{path} is not a Winnow database ({error}). Move it away or restore a backup.") from error
+    finally:
+        engine.dispose()
+    scripts = ScriptDirectory.from_config(_config())
     if current and current not in {script.revision for script in scripts.walk_revisions()}:
+        newest = scripts.get_current_head()
         raise WinnowError(
-            f"{path} was written by a newer Winnow (schema {current}, this one knows {head}). Update Winnow."
+            f"{path} was written by a newer Winnow (schema {current}, this one knows {newest}). Update Winnow."
         )
-    if current:
-        _backup(path, path.with_name(f"{path.name}.before-{head}"))
-    _upgrade(path)
+    return current or ""
 
 
 def _config() -> Config:
@@ -42,27 +66,24 @@ def _config() -> Config:
     return config
 
 
-def _revision(path: Path) -> str | None:
+@contextmanager
+def _alone(path: Path) -> Iterator[Connection]:
+    """A transaction that nobody else can write beside. SQLite's driver would begin one for rows only, and leave every CREATE
+    and ALTER a transaction of its own."""
+    engine = create_engine(f"sqlite:///{path}", module=sqlite_module(), connect_args={"timeout": WAIT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=OFF")  # tables are rebuilt under rows that point to them
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     try:
-        with create_engine(f"sqlite:///{path}", module=sqlite).connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
-    except Exception as error:
-        raise WinnowError(f"{path} is not a Winnow database ({error}). Move it away or restore a backup.") from error
-
-
-def _upgrade(path: Path) -> None:
-    engine = create_engine(f"sqlite:///{path}", module=sqlite)
-    config = _config()
-    with engine.begin() as connection:
-        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    engine.dispose()
-
-
-def _backup(source: Path, target: Path) -> None:
-    origin: Any = sqlite.connect(source)
-    copy: Any = sqlite.connect(target)
-    origin.backup(copy)
-    copy.close()
-    origin.close()
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()

@@ -133,6 +133,13 @@ class Review:
             found = {row.id: _candidate(row) for row in rows}
         return [found[i] for i in ids if i in found]
 
+    def first_of(self, image_ids: Sequence[int]) -> dict[int, Candidate]:
+        """Of each image the first candidate that was made for it; images without one are left out."""
+        first = select(func.min(c.id)).where(c.image_id.in_(image_ids)).group_by(c.image_id)
+        with self._db.read() as connection:
+            rows = connection.execute(select(schema.candidate).where(c.id.in_(first)))
+            return {row.image_id: _candidate(row) for row in rows}
+
     def candidate_ids(self, run_id: int) -> list[int]:
         with self._db.read() as connection:
             return list(connection.execute(select(c.id).where(c.run_id == run_id).order_by(c.id)).scalars())

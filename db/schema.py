@@ -362,13 +362,15 @@ lease = Table(  # who has a candidate on the screen, and until when nobody else 
     Index("lease_until", "until"),
 )
 
-second_look = Table(  # projection of the verdict log: decided by `reviewer` alone, and somebody else is to decide unseen
-    "second_look",
-    metadata,
-    Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
-    _ref("dataset_id", "dataset.id"),
-    Column("reviewer", Text, nullable=False),
-    Index("second_look_dataset", "dataset_id", "candidate_id"),
+second_look = (
+    Table(  # projection of the verdict log: decided by `reviewer` alone, and somebody else is to decide unseen
+        "second_look",
+        metadata,
+        Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
+        _ref("dataset_id", "dataset.id"),
+        Column("reviewer", Text, nullable=False),
+        Index("second_look_dataset", "dataset_id", "candidate_id"),
+    )
 )
 
 dispute = Table(  # projection of the verdict log: as many people for as against

@@ -261,12 +261,18 @@ def with_negatives(sample: Sample, negatives: list[tuple[Candidate, dict[str, An
             image_id=sample.image.id,
             text=edit.get("text_after") or candidate.text_after or "",
             holds=False,
-            extra={"candidate": candidate.id},
+            extra={"candidate": candidate.id, **_edit_type(candidate, edit)},
         )
         for candidate, edit in negatives
     ]
     used = tuple(candidate.id for candidate, _ in negatives)
     return msgspec.structs.replace(sample, phrases=(*sample.phrases, *phrases), candidate_ids=used)
+
+
+def _edit_type(candidate: Candidate, edit: dict[str, Any]) -> dict[str, str]:
+    """What the writer changed; of a text that a person wrote anew nobody said it."""
+    known = candidate.detail.get("edit_type")
+    return {"edit_type": known} if known and not edit.get("text_after") else {}
 
 
 def _counts(samples: list[Sample]) -> dict[str, int]:

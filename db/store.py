@@ -9,6 +9,7 @@ from db.blobs import Blobs
 from db.database import Database
 from db.datasets import Datasets
 from db.edits import Edits
+from db.figures import Figures, figures
 from db.ledger import Ledger
 from db.migrate import migrate
 from db.people import People
@@ -48,6 +49,10 @@ class Store:
         self.snapshots = Snapshots(self._database, self.blobs, self.datasets, self.review, self.edits)
         self.users = Users(self._database)
         self.ledger = Ledger(self._database)
+
+    def figures(self) -> Figures:
+        """How much there is of everything now, and what waits."""
+        return figures(self._database)
 
     def close(self) -> None:
         self._database.close()

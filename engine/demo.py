@@ -35,14 +35,15 @@ def paint_dataset(
     difficulty: str = "standard",
     seed: int = 0,
     folder: Path | None = None,
+    descriptions: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Paint Tabletop scenes and import them, masks, captions, phrases and all. With `folder`, the files stay there, and
-    with them the exact truth of every scene."""
+    with them the exact truth of every scene and, with `descriptions`, a mini-OmniLabel and a mini-D3 of each split."""
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     with tempfile.TemporaryDirectory(prefix="winnow-tabletop-") as temporary:
         place = folder or Path(temporary)
-        build(place, difficulty, counts, seed=seed, workers=workers, progress=progress)
+        build(place, difficulty, counts, seed=seed, workers=workers, progress=progress, descriptions=descriptions)
         return store.datasets.import_document(document(place), name)
 
 

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 
 from db.errors import WinnowError
-from db.records import Phrase, Snapshot
+from db.records import Image, Phrase, Snapshot
 from db.snapshots import Header, Sample
 from db.store import Store
 from engine.folder import HELD_OUT
@@ -198,9 +198,11 @@ def _omnilabel(store: Store, header: Header, samples: Sequence[Sample]) -> Row:
     images: list[Row] = []
     notes: list[Row] = []
 
-    def ask(text: str, kind: str, image_id: int) -> int:
-        fresh = {"id": len(texts) + 1, "text": text, "image_ids": [], "anno_info": {"type": kind}}
+    def ask(text: str, kind: str, image_id: int, edit_type: str = "") -> int:
+        fresh = {"id": len(texts) + 1, "text": text, "image_ids": [], "anno_info": {"type": kind, "edit_types": {}}}
         row = texts.setdefault((text, kind), fresh)
+        if edit_type:
+            row["anno_info"]["edit_types"][str(image_id)] = edit_type
         if image_id not in row["image_ids"][-1:]:
             row["image_ids"].append(image_id)
         return int(row["id"])
@@ -219,13 +221,31 @@ def _omnilabel(store: Store, header: Header, samples: Sequence[Sample]) -> Row:
         named = defaultdict(list, {b.id: [classes[b.category_id]] for b in sample.boxes if b.category_id in classes})
         for phrase in sample.phrases:
             if phrase.box_ids or not phrase.holds:
-                asked = ask(phrase.text, "object_description", number)
+                asked = ask(phrase.text, _kind(phrase), number, _edit_type(phrase, sample.image))
                 for box_id in phrase.box_ids if phrase.holds else ():
                     named[box_id].append(asked)
         notes += [_note(len(notes), number, box.xyxy, named[box.id]) for box in sample.boxes if named[box.id]]
     for place, note in enumerate(notes, 1):
         note["id"] = place
     return {"images": images, "descriptions": list(texts.values()), "annotations": notes}
+
+
+def _kind(phrase: Phrase) -> str:
+    """Whether it is the name of a class or a description, as an OmniLabel data set says."""
+    return str(_anno_info(phrase).get("type", "object_description"))
+
+
+def _edit_type(phrase: Phrase, image: Image) -> str:
+    """What was changed in a true text to make this false one: as its writer said, or as an OmniLabel data set says of the
+    description or, in Tabletop's, of each image."""
+    told = _anno_info(phrase)
+    by_image = told.get("edit_types", {}).get(str(image.source_id))
+    return str(by_image or told.get("edit_type") or phrase.extra.get("edit_type") or "")
+
+
+def _anno_info(phrase: Phrase) -> Row:
+    told = phrase.extra.get("anno_info")
+    return told if isinstance(told, dict) else {}
 
 
 def _note(place: int, image_id: int, xyxy: Sequence[float], description_ids: list[int]) -> Row:

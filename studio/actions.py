@@ -59,14 +59,25 @@ def paint_tabletop(
     difficulty: str = "standard",
     seed: int = 0,
     folder: Path | None = None,
+    descriptions: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Paint Tabletop scenes as a data set; their files, with the exact truth, stay in `folder` if one is named."""
+    """Paint Tabletop scenes as a data set; their files, with the exact truth and perhaps descriptions to look for, stay in
+    `folder` if one is named."""
+    if descriptions and folder is None:
+        raise WinnowError("Descriptions are files: name the folder in which they should stay.")
     if any(dataset.name == name for dataset in studio.store.datasets.list()):
         raise WinnowError(f"A data set named {name!r} exists already. Choose another name.")
     wanted = {split: n for split, n in counts.items() if n}
     return demo.paint_dataset(
-        studio.store, name, wanted, difficulty=difficulty, seed=seed, folder=folder, progress=progress
+        studio.store,
+        name,
+        wanted,
+        difficulty=difficulty,
+        seed=seed,
+        folder=folder,
+        descriptions=descriptions,
+        progress=progress,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from db.edits import Correction
+from db.edits import Annotations, Correction, Version, draft_of
 from db.errors import NotFound, WinnowError
 from db.queries import Queue, Span
 from db.records import Candidate, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
@@ -34,6 +35,7 @@ from studio.thumbs import SIZES, Thumbs
 STATES = ("undecided", "accept", "reject", "skip")  # in the order of the codes of `Table.human`
 MAX_BODY = 2**20
 MAX_VERDICTS = 500
+SHRINKING = 4  # thumbnails made at once
 COMPONENTS = Path(__file__).parent / "components"
 STATIC_TYPES = {".js": "text/javascript", ".css": "text/css"}
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
@@ -234,9 +236,11 @@ def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
         before: Annotated[RowId | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=50)] = 20,
     ) -> Response:
-        """The latest verdicts of a reviewer that still stand, newest first, each with its card: what undo takes back. `before`
-        is the id of a verdict, to read on from there."""
-        return answer(_history(store, store.review.latest(dataset, reviewer, before=before, limit=limit)))
+        """The latest verdicts of a reviewer that still stand, each with its card: what undo takes back. `before` is the id of a
+        verdict, to read on from there; without one, corrections of images are among them. Newest first."""
+        verdicts = _history(store, store.review.latest(dataset, reviewer, before=before, limit=limit))
+        corrections = [] if before is not None else _corrections(store, store.edits.standing(dataset, reviewer))
+        return answer(sorted([*verdicts, *corrections], key=lambda one: -one["at"]))
 
     @routes.post("/api/review/verdicts", dependencies=[Depends(from_our_pages)])
     async def verdicts(request: Request) -> Response:
@@ -351,6 +355,25 @@ def _history(store: Store, log: Sequence[Verdict]) -> list[dict[str, Any]]:
     return [_remembered(verdict, shown[verdict.candidate_id]) for verdict in log]
 
 
+def _corrections(store: Store, log: Sequence[tuple[Version, Annotations]]) -> list[dict[str, Any]]:
+    """Corrections of images, each beside a candidate made from its image; those of images without one are left out."""
+    first = store.review.first_of([version.image_id for version, _ in log])
+    cards = {card["image"]: card for card in views.cards(store, list(first.values()))}
+    return [
+        {
+            "id": None,
+            "op_id": f"version {version.number} of {version.image_id}",
+            "decision": "edit",
+            "at": version.at,
+            "card": cards[version.image_id],
+            "draft": draft_of(version.annotations),
+            "earlier": draft_of(before),
+        }
+        for version, before in log
+        if version.image_id in cards
+    ]
+
+
 def _remembered(verdict: Verdict, card: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": verdict.id,
@@ -395,6 +418,8 @@ def _verdicts(body: bytes) -> list[NewVerdict]:
 
 
 def _add_media(routes: APIRouter, store: Store, thumbs: Thumbs) -> None:
+    pool = ThreadPoolExecutor(SHRINKING, "thumbs")  # decoding leaves Python's lock alone
+
     @routes.get("/media/blob/{digest}")
     def blob(digest: str, request: Request) -> Response:
         """An image of the store, named by its content."""
@@ -414,7 +439,7 @@ def _add_media(routes: APIRouter, store: Store, thumbs: Thumbs) -> None:
         """Many thumbnails in one answer: of each the length (4 bytes, little-endian) and the JPEG; length 0 where there is none."""
         if wanted.size not in SIZES:
             raise Refused(422, f"No thumbnails of size {wanted.size}; known: {', '.join(map(str, SIZES))}.")
-        parts = [_thumbnail(thumbs, digest, wanted.size) for digest in wanted.digests]
+        parts = list(pool.map(lambda digest: _thumbnail(thumbs, digest, wanted.size), wanted.digests))
         body = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
         return Response(body, headers={"X-Content-Type-Options": "nosniff"}, media_type="application/octet-stream")
 

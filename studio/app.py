@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 # Before gradio is imported: it would look up its own servers and a model hub at start.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -18,65 +17,68 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from gradio.route_utils import FnIndexInferError
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import WinnowError
-from studio import candidates_api, edits_api, grid_api, lab_api, people_api, rest, why_api
+from studio import auth, candidates_api, edits_api, grid_api, lab_api, people_api, rest, why_api
 from studio.api import router
+from studio.auth import SignIn
 from studio.context import Studio, open_studio
-from studio.pages import PAGES
+from studio.guard import Function, Guard, Rules, bug
+from studio.metrics import Metrics
+from studio.metrics import router as metrics_router
+from studio.pages import LINKED, PAGES
 from studio.theme import ICON, style, theme
 
 logger = logging.getLogger(__name__)
 
 # Any other Host is another site whose name was pointed at this machine (DNS rebinding).
-HOSTS = ["127.0.0.1", "localhost", "::1", "[::1]", "testserver"]
-SAFE = {"GET", "HEAD", "OPTIONS"}
-OWN = {b"same-origin", b"none"}  # values of Sec-Fetch-Site that come from our pages or from the address bar
-# Gradio compiles the templates of its components in the browser, hence 'unsafe-eval'. Nothing may be loaded from, or
-# sent to, another machine.
-CONTENT = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = [
-    (b"content-security-policy", CONTENT.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
+HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
+LOOKS = {"studio.pages.why.of_candidate", "studio.pages.why.of_box"}  # change nothing, though they go through the queue
 
 
-def create_app(home: Path, *, queue_url: str = "") -> FastAPI:
-    """The studio on a home folder. Raises WinnowError when its database cannot be used."""
+def create_app(home: Path, *, queue_url: str = "", sign_in: bool = False, hosts: Iterable[str] = ()) -> FastAPI:
+    """The studio on a home folder, under its local names and those in `hosts`; with `sign_in` people have to say who they are.
+
+    Raises WinnowError when its database cannot be used.
+    """
     studio = open_studio(home, queue_url=queue_url)
+    store, metrics = studio.store, Metrics()
     app = FastAPI(title="Winnow", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(WinnowError, _told)
-    app.add_exception_handler(Exception, _bug)
+    gate = SignIn(store) if sign_in else None
+    if gate is not None:
+        app.include_router(auth.router(store, gate))
+    app.include_router(metrics_router(store, metrics))
     app.include_router(rest.router(studio))
-    app.include_router(router(studio.store))
-    app.include_router(lab_api.router(studio.store))
-    app.include_router(why_api.router(studio.store))
-    app.include_router(grid_api.router(studio.store))
-    app.include_router(people_api.router(studio.store))
-    app.include_router(edits_api.router(studio.store))
-    app.include_router(candidates_api.router(studio.store))
-    _mount(app, studio)
-    app.add_middleware(Guard)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
+    for routes in (router, lab_api.router, why_api.router, grid_api.router, people_api.router, edits_api.router):
+        app.include_router(routes(store))
+    app.include_router(candidates_api.router(store))
+    blocks = _pages(studio, account=sign_in)
+    _mount(app, studio, blocks)
+    rules = Rules(
+        hosts=HOSTS | {host.casefold() for host in hosts},
+        pages={f"/{page.path}".rstrip("/") for page in PAGES},
+        functions=functions(blocks),
+        signed_in=None if gate is None else gate.user,
+        record=store.users.record,
+    )
+    app.add_middleware(Guard, rules=rules, metrics=metrics)
     return app
 
 
-def _mount(app: FastAPI, studio: Studio) -> None:
+def functions(blocks: gr.Blocks) -> dict[int, Function]:
+    """What Gradio may call, by number. A refresh stays out of the queue (`studio/pages/common.py`), an act goes through it."""
+    named = {number: f"{one.fn.__module__}.{one.fn.__qualname__}" for number, one in blocks.fns.items() if one.fn}
+    return {number: Function(name, not blocks.fns[number].queue or name in LOOKS) for number, name in named.items()}
+
+
+def _mount(app: FastAPI, studio: Studio, blocks: gr.Blocks) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="SSR mode is not supported")  # said even when it is off
         gr.mount_gradio_app(
             app,
-            _pages(studio),
+            blocks,
             path="/",
             theme=theme(),
             css=style(),
@@ -97,50 +99,17 @@ def _mount(app: FastAPI, studio: Studio) -> None:
     pages.add_exception_handler(Exception, _bug)
 
 
-def _pages(studio: Studio) -> gr.Blocks:
+def _pages(studio: Studio, *, account: bool = False) -> gr.Blocks:
     first, *others = PAGES
+    more = [("Account", "account")] if account else None
     with gr.Blocks(title="Winnow", analytics_enabled=False) as blocks:
-        gr.Navbar(main_page_name=first.title)
+        gr.Navbar(more, main_page_name=first.title)
         first.page(studio)
     for page in others:
-        with blocks.route(page.title, page.path):
-            gr.Navbar(main_page_name=first.title)
+        with blocks.route(page.title, page.path, show_in_navbar=page not in LINKED):
+            gr.Navbar(more, main_page_name=first.title)
             page.page(studio)
     return blocks.queue(max_size=200, api_open=False, default_concurrency_limit=8)
-
-
-class Guard:
-    """Refuses requests that change something on behalf of another site, and adds the security headers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                there = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(pair for pair in HEADERS if pair[0] not in there)]
-            await send(message)
-
-        if from_our_pages(scope):
-            await self._app(scope, receive, guarded)
-        else:
-            refused = JSONResponse({"error": "This request comes from another site; it was refused."}, 403)
-            await refused(scope, receive, guarded)
-
-
-def from_our_pages(scope: Scope) -> bool:
-    """Whether a request only reads, was sent by no browser, or comes from the host it goes to."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    if scope["method"] in SAFE:
-        return True
-    origin = headers.get(b"origin")
-    same = origin is None or urlsplit(origin).netloc == headers.get(b"host", b"")
-    return same and headers.get(b"sec-fetch-site", b"none") in OWN
 
 
 async def _told(request: Request, error: Exception) -> JSONResponse:
@@ -153,8 +122,4 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
-    number = uuid.uuid4().hex[:8]
-    logger.error("bug %s at %s", number, request.url.path, exc_info=error)
-    return JSONResponse(
-        {"error": f"Something went wrong here (report {number}; the server's log has the details)."}, 500
-    )
+    return bug(request.url.path, error)

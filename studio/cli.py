@@ -20,10 +20,11 @@ from typer.core import TyperGroup
 from db.errors import WinnowError
 from db.records import Kind, Run, State
 from db.store import Store
+from db.users import Role, one_time_password
 from engine.evaluation.suite import numbers
 from engine.packs import DEFAULT_PACK
 from engine.presets import TrainOptions
-from studio import actions
+from studio import actions, logs
 from studio.context import Studio, open_studio
 from studio.settings import settings
 
@@ -92,6 +93,7 @@ def worker(home: Home = None) -> None:
     from engine.jobs import run_worker
 
     chosen = settings({"home": home})
+    logs.set_up(chosen["log"])
     run_worker(Path(chosen["home"]), queue_url=chosen["queue_url"], lease_seconds=chosen["lease_seconds"])
 
 
@@ -132,16 +134,24 @@ def tabletop(
     val: Annotated[int, typer.Option(min=0, help="scenes of the split")] = 50,
     test: Annotated[int, typer.Option(min=0, help="scenes of the split")] = 100,
     folder: Annotated[Path | None, typer.Option(help="also keep the files (COCO, ODVG, exact truth) here")] = None,
+    descriptions: Annotated[
+        bool, typer.Option("--descriptions", help="with --folder: a mini-OmniLabel and a mini-D3 of each split too")
+    ] = False,
     seed: Seed = 0,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Paint Tabletop scenes, the demo world whose truth is known exactly, as a data set."""
+    """Paint Tabletop scenes, the demo world whose truth is known exactly, as a data set.
+
+    Example: `winnow tabletop bench --folder bench --descriptions`, then
+    `winnow import bench/omnilabel_test.json --name bench-omnilabel`
+    """
     with studio_at(home) as studio, bar("Painting scenes") as progress:
         counts = {"train": train, "val": val, "test": test}
         made = actions.paint_tabletop(
-            studio, name, counts, difficulty=difficulty, seed=seed, folder=folder, progress=progress
-        )
+            studio, name, counts, difficulty=difficulty, seed=seed, folder=folder, descriptions=descriptions,
+            progress=progress,
+        )  # fmt: skip
     show(made, as_json, f"Painted {made.name}: {made.images} images, {made.boxes} boxes, {made.phrases} texts.")
 
 
@@ -407,6 +417,23 @@ def evaluate_file(
 
 
 @app.command()
+def score(
+    protocol: Annotated[str, typer.Argument(help="coco, lvis, omnilabel, d3, refcoco or flickr30k")],
+    truth: Annotated[Path, typer.Argument(help="JSON of what is there, as the protocol has it")],
+    results: Annotated[Path, typer.Argument(help="JSON list of what was found")],
+    as_json: Json = False,
+) -> None:
+    """Score a file of predictions against a file of truth with the official metrics of a protocol.
+
+    Example: `winnow score omnilabel bench/omnilabel_test.json results.json`
+    """
+    from engine.evaluation import suite
+
+    found = suite.evaluate(protocol, _json_of(truth, dict), _json_of(results, list))
+    show(found, as_json, "\n".join(_named(found)) or "There was nothing to find.")
+
+
+@app.command()
 def ablate(
     without: Annotated[str, typer.Argument(help="name of the snapshot without the slice")],
     with_: Annotated[str, typer.Argument(metavar="WITH", help="name of the snapshot with it")],
@@ -545,6 +572,40 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
     raise typer.Exit(0 if all(finding.ok for finding in found) else 1)
 
 
+@app.command("backup")
+def backup_(
+    file: Annotated[Path, typer.Argument(help="new file for the backup; nothing is replaced")],
+    even_damaged: Annotated[bool, typer.Option(help="leave out files that are damaged instead of refusing")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Back everything up into one file while the studio works, and check it.
+
+    Example: `winnow backup ~/winnow-monday.zip`
+    """
+    from db.backup import backup
+
+    made = backup(Path(settings({"home": home})["home"]), file, even_damaged=even_damaged)
+    left_out = "".join(f"\nLeft out: {fault}" for fault in made.left_out)
+    show(made, as_json, f"{file}: {made.files} files, {made.bytes / 2**20:.1f} MiB, every one checked.{left_out}")
+
+
+@app.command("restore")
+def restore_(
+    file: Annotated[Path, typer.Argument(help="a backup")],
+    home: Annotated[Path, typer.Option(help="data folder to restore into; new, or empty")],
+    as_json: Json = False,
+) -> None:
+    """Restore a backup into a new data folder, after every file of it was checked.
+
+    Example: `winnow restore ~/winnow-monday.zip --home ~/restored`
+    """
+    from db.backup import restore
+
+    found = restore(file, home)
+    show(found, as_json, f"{home}: {found.files} files, {found.bytes / 2**20:.1f} MiB, every one checked.")
+
+
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="import, review, paint, filter, lab or train")],
@@ -566,7 +627,8 @@ def bench(
     if size is not None and name != "review":
         raise WinnowError("--size is for the bench `review`; the others take --scale.")
     choice = size if model is None else model
-    figures = result(scale) if choice is None else result(scale, choice)
+    with redirect_stdout(sys.stderr):  # libraries that print must not stand before the JSON
+        figures = result(scale) if choice is None else result(scale, choice)
     if as_json:
         print(json.dumps(figures))
     else:
@@ -657,6 +719,70 @@ def pocket_sheet(
             console.print(f"{key:>28}  {value:.4g}")
 
 
+user = typer.Typer(help="Who may sign in where the studio asks, and what they did there.", no_args_is_help=True)
+app.add_typer(user, name="user")
+Name = Annotated[str, typer.Argument(help="name of the user")]
+AsRole = Annotated[
+    Role, typer.Argument(help="reviewer looks and judges; curator also makes and trains; admin also keeps the users")
+]
+
+
+@user.command("add")
+def user_add(name: Name, role: AsRole = Role.REVIEWER, home: Home = None) -> None:
+    """Add a user, and print the password for their first sign-in.
+
+    Example: `winnow user add ada curator`
+    """
+    password = one_time_password()
+    with studio_at(home) as studio:
+        added = studio.store.users.add(name, password, role, one_time=True)
+    show(added, False, f"{added.name}, {added.role}, signs in with {password} and then chooses a password.")
+
+
+@user.command("list")
+def user_list(home: Home = None, as_json: Json = False) -> None:
+    """List the users."""
+    with studio_at(home) as studio:
+        found = studio.store.users.everybody()
+    table(found, ("name", "role", "one_time"), as_json)
+
+
+@user.command("remove")
+def user_remove(name: Name, home: Home = None) -> None:
+    """Remove a user; what they decided stays."""
+    with studio_at(home) as studio:
+        studio.store.users.remove(name)
+
+
+@user.command("role")
+def user_role(name: Name, role: AsRole, home: Home = None) -> None:
+    """Give a user another role. They have to sign in again."""
+    with studio_at(home) as studio:
+        studio.store.users.set_role(name, role)
+
+
+@user.command("password")
+def user_password(name: Name, home: Home = None) -> None:
+    """Give a user a new password for one sign-in, and end all their sessions."""
+    password = one_time_password()
+    with studio_at(home) as studio:
+        studio.store.users.set_password(name, password, one_time=True)
+    show(None, False, f"{name} signs in with {password} and then chooses a password.")
+
+
+@user.command("trail")
+def user_trail(
+    name: Annotated[str | None, typer.Argument(help="one user's only")] = None,
+    home: Home = None,
+    as_json: Json = False,
+    limit: int = 50,
+) -> None:
+    """What people did, newest first; verdicts are in the log of Review."""
+    with studio_at(home) as studio:
+        found = studio.store.users.trail(actor=name, limit=limit)
+    table(found, ("at", "actor", "action", "status", "request"), as_json)
+
+
 measure = typer.Typer(help="Measure filters and bounds where the truth is known exactly.", no_args_is_help=True)
 app.add_typer(measure, name="measure")
 Study = Annotated[Path, typer.Option(help="folder of the study: painted, trained and scored once, gone on with later")]
@@ -665,7 +791,10 @@ Share = Annotated[float, typer.Option(min=0.005, max=1.0, help="of the full size
 
 @measure.command("filters")
 def measure_filters(
-    folder: Study, out: Annotated[Path, typer.Option(help="folder of the figures")], share: Share = 1.0, as_json: Json = False
+    folder: Study,
+    out: Annotated[Path, typer.Option(help="folder of the figures")],
+    share: Share = 1.0,
+    as_json: Json = False,
 ) -> None:
     """What each filter is worth: AUC, precision and recall on about 5,000 Tabletop candidates with exact truth.
 
@@ -678,7 +807,10 @@ def measure_filters(
 
 @measure.command("bound")
 def measure_bound(
-    folder: Study, out: Annotated[Path, typer.Option(help="folder of the figures")], share: Share = 1.0, as_json: Json = False
+    folder: Study,
+    out: Annotated[Path, typer.Option(help="folder of the figures")],
+    share: Share = 1.0,
+    as_json: Json = False,
 ) -> None:
     """How often the bounds of an audit hold, over 2,000 simulated audits of each construction.
 
@@ -778,6 +910,26 @@ def _metrics(run: Run) -> str:
     return f"Run {run.id}: {', '.join(found) or run.state}."
 
 
+def _json_of(path: Path, kind: type) -> Any:
+    """What a file of JSON holds. Raises WinnowError for one that cannot be read, or that holds something else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WinnowError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise WinnowError(f"{path} holds a {type(found).__name__} at the top; it should be a {kind.__name__}.")
+    return found
+
+
+def _named(result: dict[str, Any], group: str = "") -> Iterator[str]:
+    """All numbers of a result, a line each, those within others after their name; -1 says that there was nothing to find."""
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _named(value, f"{group}{name} ")
+        elif isinstance(value, float) and value >= 0:
+            yield f"{group}{name} {value:.3f}"
+
+
 def _chosen(given: dict[str, Any], more: list[str] | None) -> dict[str, Any]:
     """The options that were given as flags, and those given as NAME=VALUE, where `language.absent=10` is an option within
     `language`. A value is JSON, else text. Raises WinnowError for one without a value."""
@@ -787,10 +939,10 @@ def _chosen(given: dict[str, Any], more: list[str] | None) -> dict[str, Any]:
         if not name or not equals:
             raise WinnowError(f"--option wants NAME=VALUE, such as language.absent=10, not {one!r}.")
         group, dot, inner = name.partition(".")
-        if dot:
-            chosen.setdefault(group, {})[inner] = _value(text)
-        else:
-            chosen[name] = _value(text)
+        held = chosen.setdefault(group, {}) if dot else chosen
+        if not isinstance(held, dict):
+            raise WinnowError(f"--option {group} is given as a value and as a group of options; right is one of them.")
+        held[inner or name] = _value(text)
     return chosen
 
 

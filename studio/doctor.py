@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from db.database import journal_mode, sqlite_module
 from db.errors import WinnowError
+from db.migrate import schema_of
+from db.records import Worker
 from db.store import Store
 from engine.packs import packs
 
 FREE_GIB = 5.0
+STALE_SECONDS = 120.0
 NETWORK_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"}
 
 
@@ -31,7 +37,10 @@ class Finding:
 def checkup(settings: Mapping[str, Any]) -> list[Finding]:
     """Everything that is looked at, in order. Model libraries are loaded in a process of their own."""
     home = Path(settings["home"])
-    return [_python(), _sqlite(), *_home(home), _models(), *_packs(home)]
+    return [
+        _python(), _sqlite(), *_home(home), _port(settings["host"], settings["port"]), *_access(settings, home),
+        _models(), _cuda(), _browser(), *_packs(home),
+    ]  # fmt: skip
 
 
 def _python() -> Finding:
@@ -69,17 +78,108 @@ def _home(home: Path) -> list[Finding]:
 
 
 def _database(home: Path) -> list[Finding]:
-    try:
-        store = Store(home)
-    except WinnowError as error:
-        return [Finding("database", False, str(error), "Restore a backup, or move the file away.")]
+    """The file as it lies there, before it is opened: opening it would bring it to the newest schema."""
+    path = home / "winnow.db"
+    found = [_schema(path), _integrity(path)]
+    if not all(one.ok for one in found):
+        return found
+    store = Store(home)
     workers, waiting = store.ledger.workers(), store.ledger.waiting_runs()
     store.close()
-    cure = "Start one: `winnow worker`, or `winnow serve`, which brings one along."
-    return [
-        Finding("database", True, str(home / "winnow.db")),
-        Finding("workers", bool(workers) or not waiting, f"{len(workers)} at work, {len(waiting)} runs waiting", cure),
-    ]
+    return [*found, *_workers(workers, len(waiting))]
+
+
+def _schema(path: Path) -> Finding:
+    try:
+        return Finding("database", True, f"{path}, schema {schema_of(path) or 'none yet'}")
+    except WinnowError as error:
+        return Finding("database", False, str(error), f"Update Winnow, restore a backup, or move {path} away.")
+
+
+def _integrity(path: Path) -> Finding:
+    """Every page and index of the file; a gigabyte takes some ten seconds."""
+    cure = f"Stop the studio and restore the newest backup; keep {path} for a rescue with `sqlite3 {path} .recover`."
+    try:
+        connection = sqlite_module().connect(f"file:{path}?mode=ro", uri=True)
+        told = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
+        connection.close()
+    except sqlite_module().Error as error:
+        told = [str(error)]
+    return Finding("integrity of the database", told == ["ok"], "; ".join(told), cure)
+
+
+def _workers(workers: Sequence[Worker], waiting: int) -> list[Finding]:
+    now = time.time()
+    silent = [one for one in workers if now - one.seen_at > STALE_SECONDS]
+    awake = len(workers) - len(silent)
+    start = "Start one: `winnow worker`, or `winnow serve`, which brings one along."
+    found = [Finding("workers", bool(awake) or not waiting, f"{awake} at work, {waiting} runs waiting", start)]
+    for one in silent:
+        seen = f"{one.name} was last heard of {(now - one.seen_at) / 60:.0f} min ago"
+        cure = "If its machine is up, end that process and start `winnow worker` again. Its work goes to another worker by itself."
+        found.append(Finding("silent worker", one.run_id is None and not waiting, seen, cure))
+    return found
+
+
+def _port(host: str, port: int) -> Finding:
+    """Whether the studio could listen there now; a studio that is running already has the port, and says so."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            ours = _is_winnow(host, port)
+            cure = "Stop what listens there, or choose another with WINNOW_PORT."
+            return Finding("port", ours, f"{port}: {'the studio is running' if ours else error.strerror}", cure)
+    return Finding("port", True, f"{port} is free")
+
+
+def _is_winnow(host: str, port: int) -> bool:
+    """Whether what listens there answers as the studio does."""
+    connection = http.client.HTTPConnection("127.0.0.1" if host in ("0.0.0.0", "localhost") else host, port, timeout=3)
+    try:
+        connection.request("GET", "/healthz")
+        return b'"free_gib"' in connection.getresponse().read(4096)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _access(settings: Mapping[str, Any], home: Path) -> list[Finding]:
+    """What others on this machine could read or change, and whether others elsewhere can reach the studio at all."""
+    found = []
+    for name in ("secret", "winnow.db"):
+        path = home / name
+        if path.exists():
+            mode = path.stat().st_mode & 0o777
+            open_to = 0o077 if name == "secret" else 0o002
+            found.append(Finding(f"mode of {name}", not mode & open_to, f"{mode:o}", f"Run `chmod 600 {path}`."))
+    if settings["host"] not in ("127.0.0.1", "::1", "localhost") and not settings["hosts"]:
+        cure = "Name them in WINNOW_HOSTS, for example WINNOW_HOSTS=studio.example; other names are refused."
+        found.append(Finding("names of the studio", False, f"only this machine's own and {settings['host']}", cure))
+    return found
+
+
+def _cuda() -> Finding:
+    """A machine without an NVIDIA card is no trouble; one whose driver does not answer is."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return Finding("GPU", True, "none; what needs one says so")
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return Finding("GPU", False, "a card, and no nvidia-smi", "Install the driver's tools (nvidia-smi).")
+    query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, check=False, capture_output=True, text=True, timeout=30)
+    cure = "Reinstall the NVIDIA driver or reboot; after an update of the kernel it has to be built again."
+    return Finding("GPU", done.returncode == 0, (done.stdout or done.stderr).strip().replace("\n", "; "), cure)
+
+
+def _browser() -> Finding:
+    """Only the tests of the pages need one."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    return Finding("Chromium", True, found or "none; the tests of the pages in a browser will be skipped")
 
 
 def _file_system(path: Path) -> str:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 2 * 2**20  # bytes; nothing is uploaded, data sets are read from the disk of this machine
 BODY_SECONDS = 30.0  # for all of a body to arrive
+LONGEST_PATH = 240  # letters; beyond what a file system takes, Gradio fails instead of finding nothing
 SAFE = {"GET", "HEAD", "OPTIONS"}
 OWN = {b"same-origin", b"none"}  # values of Sec-Fetch-Site that come from our pages or from the address bar
 # Gradio compiles the templates of its components in the browser, hence 'unsafe-eval'. Nothing may be loaded from, or
@@ -67,7 +68,10 @@ ADMIN = re.compile(r"/metrics|/account/users(/.*)?")
 # Where the name of the person is part of the request: the one who is signed in, whatever the request says.
 NAMED_QUERY = re.compile(r"/api/review/(next|history)|/api/candidates/\d+|/api/grid/(page|acts)")
 NAMED_BODY = re.compile(r"/api/review/(leases|verdicts)|/api/grid/acts|/api/edits/?")
-UNCHANGED = re.compile(r"/api/review/.*|/media/.*|/api/lab/(histograms|ask|scatter|inside)|/signin")  # not on the trail
+# Not on the trail: what changes nothing, and what has a log of its own.
+UNCHANGED = re.compile(
+    r"/api/(review|edits)(/.*)?|/media/.*|/api/lab/(histograms|ask|scatter|inside)|/signin|/account/users"
+)
 CHANGE_PASSWORD = re.compile(r"/account|/account/password|/signout|/studio-static/.+|/favicon\.ico")
 
 EVERYBODY = User(id=0, name="local", role=Role.ADMIN, one_time=False, created_at=0.0)  # where nobody signs in
@@ -147,47 +151,52 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})  # there are none
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, number: str) -> None:
-        began, status = time.perf_counter(), 500
+        began, status, started = time.perf_counter(), 500, False
 
         async def guarded(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 message["headers"] = _with_headers(message["headers"], scope["scheme"], number)
             await send(message)
 
-        user = EVERYBODY
         try:
-            user, body = await self._admitted(scope, receive)
+            body = await self._admitted(scope, receive)
             await self._app(scope, receive if body is None else _replay(body, receive), guarded)
         except Refused as refused:
             await refused.response()(scope, receive, guarded)
+        except Exception as error:
+            if started:
+                raise
+            await bug(scope["path"], error)(scope, receive, guarded)
         finally:
             seconds = time.perf_counter() - began
             self._metrics.observe(area(scope["path"]), scope["method"], status, seconds)
-            logger.info("%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1e3, 1)})
-        await self._put_on_record(scope, user, status, number)
+            logger.info(
+                "%s %s", scope["method"], scope["path"], extra={"status": status, "ms": round(seconds * 1e3, 1)}
+            )
+        await self._put_on_record(scope, status, number)
 
-    async def _admitted(self, scope: Scope, receive: Receive) -> tuple[User, bytes | None]:
-        """Who asks, and the body when there may be one. Raises Refused."""
+    async def _admitted(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body, when there may be one; who asks, and for what, is noted in the scope. Raises Refused."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path, method = scope["path"], scope["method"]
         if host_of(headers) not in self._rules.hosts:
             raise Refused(400, "This studio has another name; see the setting WINNOW_HOSTS.")
-        if not self.known(method, path):
+        if len(path) > LONGEST_PATH or not self.known(method, path):
             raise Refused(404, f"There is nothing at {path[:80]!r}.")
         if not from_our_pages(method, headers):
             raise Refused(403, "This request comes from another site; it was refused.")
-        user = await self._user(scope, headers)
+        scope["winnow.user"] = user = await self._user(scope, headers)
         body = None if method in SAFE else await _read(receive, headers)
         scope["winnow.act"] = act = self._act(path, method, body or b"")
         if not user.role.covers(act.needs) and not (path == "/metrics" and from_this_machine(scope, headers)):
             raise Refused(403, f"This is for people with the role {act.needs}; {user.name} is {user.role}.")
         if self._rules.signed_in is None:
-            return user, body
+            return body
         if method not in SAFE and (wait := self._writes.take(user.name or _address(scope))):
             raise _too_many(wait)
-        return user, _overruled(scope, body, user)
+        return _overruled(scope, body, user)
 
     def known(self, method: str, path: str) -> bool:
         """Whether there is anything at all: ours, a page, or a route of Gradio that is not shut."""
@@ -218,16 +227,18 @@ class Guard:
                 raise Refused(404, "This page asked for a function that is not here; reload it.")
             return Act(function.name, Role.REVIEWER if function.looks else Role.CURATOR, not function.looks)
         if ADMIN.fullmatch(path):
-            return Act(f"{method} {path}", Role.ADMIN, method not in SAFE)
+            return Act(f"{method} {path}", Role.ADMIN, False)  # the page itself writes down what it did
         if method in SAFE or path in GRADIO_END:
             return Act(path, Role.REVIEWER, False)
         needs = Role.REVIEWER if REVIEWING.fullmatch(path) else Role.CURATOR
         return Act(f"{method} {path}", needs, UNCHANGED.fullmatch(path) is None)
 
-    async def _put_on_record(self, scope: Scope, user: User, status: int, number: str) -> None:
-        """Verdicts have a log of their own. Without sign-in there is one user, and nobody to ask."""
-        act: Act | None = scope.get("winnow.act")
-        if act is not None and act.recorded and self._rules.signed_in and self._rules.record and user.name:
+    async def _put_on_record(self, scope: Scope, status: int, number: str) -> None:
+        """What was done and what was refused. Without sign-in there is one user, and nobody to ask."""
+        act, user = scope.get("winnow.act"), scope.get("winnow.user")
+        if self._rules.signed_in is None or self._rules.record is None or act is None or status == 429:
+            return
+        if act.recorded and user is not None and user.name:
             await run_in_threadpool(self._rules.record, user.name, act.name[:200], status, number)
 
 
@@ -240,11 +251,22 @@ class Act:
     recorded: bool
 
 
+def bug(path: str, error: Exception) -> JSONResponse:
+    """A number for the person, and under it the details in the log: it is that of the request."""
+    number = logs.request()
+    logger.error("bug %s at %s", number, path, exc_info=error)
+    return JSONResponse(
+        {"error": f"Something went wrong here (report {number}; the server's log has the details)."}, 500
+    )
+
+
 def area(path: str) -> str:
     """The part of the studio that a path belongs to: few, so that figures can be kept for each."""
     first, second = (path.split("/") + ["", ""])[1:3]
     if first == "api":
         return f"api/{second}" if re.fullmatch(r"[a-z]{2,12}", second) else "api"
+    if path.startswith(("/gradio_api/queue/data", "/gradio_api/heartbeat")):
+        return "stream"  # open as long as the page is
     if first in ("media", "gradio_api", "studio-static"):
         return first
     return "files" if first in ("static", "assets", "svelte") else "pages"
@@ -253,8 +275,9 @@ def area(path: str) -> str:
 def host_of(headers: Mapping[bytes, bytes]) -> str:
     """The name in the Host header, without its port, in small letters; "" when it is malformed."""
     try:
-        return urlsplit("//" + headers.get(b"host", b"").decode("ascii")).hostname or ""
-    except ValueError:  # also what is no ASCII
+        parts = urlsplit("//" + headers.get(b"host", b"").decode("ascii"))
+        return parts.hostname or "" if parts.port is None or parts.port else ""
+    except ValueError:  # no ASCII, or no number for a port
         return ""
 
 
@@ -290,9 +313,7 @@ def _unknown(scope: Scope, headers: Mapping[bytes, bytes]) -> Refused:
     return _elsewhere(scope, headers, f"/signin?next={quote(wanted, safe='')}", "Sign in first, at /signin.", 401)
 
 
-def _elsewhere(
-    scope: Scope, headers: Mapping[bytes, bytes], address: str, message: str, status: int = 403
-) -> Refused:
+def _elsewhere(scope: Scope, headers: Mapping[bytes, bytes], address: str, message: str, status: int = 403) -> Refused:
     """A person is led to the address, a program is told of it."""
     person = scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b"")
     return Refused(303, message, {"location": address}) if person else Refused(status, message)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -23,14 +23,19 @@ _person: ContextVar[str] = ContextVar("person", default="")
 
 
 @contextmanager
-def within(request: str) -> Iterator[None]:
+def within(request: str) -> Iterator[str]:
     """All that is logged in the block belongs to this request."""
     before, nobody = _request.set(request), _person.set("")
     try:
-        yield
+        yield request
     finally:
         _request.reset(before)
         _person.reset(nobody)
+
+
+def request() -> str:
+    """The id of the request that is being answered; "" outside of one."""
+    return _request.get()
 
 
 def by(person: str) -> None:
@@ -42,11 +47,13 @@ class Json(logging.Formatter):
     """One object a line: at (POSIX seconds), level, logger, message, and what is known of request, person, run and error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        known = {"request": _request.get(), "person": _person.get()}
+        known: dict[str, str | int | None] = {"request": _request.get(), "person": _person.get()}
         known |= {name: getattr(record, name, None) for name in EXTRA}
         known["error"] = self.formatException(record.exc_info) if record.exc_info else None
-        line = {"at": record.created, "level": record.levelname.lower(), "logger": record.name}
-        line |= {"message": record.getMessage()} | {name: value for name, value in known.items() if value not in (None, "")}
+        line: dict[str, Any] = {"at": record.created, "level": record.levelname.lower(), "logger": record.name}
+        line |= {"message": record.getMessage()} | {
+            name: value for name, value in known.items() if value not in (None, "")
+        }
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,17 +21,18 @@ from db.errors import WinnowError
 from db.records import Run
 from db.store import Store
 from engine.demo import NAME, fill_queue, load_demo
+from studio import logs
 
 console = Console(highlight=False)
 LOCAL = ("127.0.0.1", "::1", "localhost")
 STOP_SECONDS = 12
+MOST_CONNECTIONS = 1000
 
 
 def serve(settings: Mapping[str, Any], *, worker: bool = True, message: str = "") -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises WinnowError when the port is taken or the host is not this machine."""
+    """Serve until Ctrl-C or SIGTERM. Raises WinnowError when the port is taken or a setting makes no sense."""
     host, port = settings["host"], settings["port"]
-    if host not in LOCAL:
-        raise WinnowError(f"The studio has no sign-in yet, so it listens on this machine only: 127.0.0.1, not {host}.")
+    logs.set_up(settings["log"])
     port = _free_port(host, port)
     if not worker:
         _serve_web(settings, host, port, message)
@@ -41,6 +43,7 @@ def serve(settings: Mapping[str, Any], *, worker: bool = True, message: str = ""
 
 def serve_demo(settings: Mapping[str, Any]) -> None:
     """Demo data, filled queue, studio. What is there already is not made again."""
+    logs.set_up(settings["log"])
     store = Store(Path(settings["home"]))
     console.print(f"Winnow keeps everything of this demo in {settings['home']}")
     with _bar("Painting and importing the demo scenes") as bar:
@@ -90,10 +93,58 @@ def _serve_web(settings: Mapping[str, Any], host: str, port: int, message: str) 
     from studio.app import create_app
 
     console.print("Opening the studio ...")
-    app = create_app(Path(settings["home"]), queue_url=settings["queue_url"])
-    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2))
+    sign_in = asks_who(settings)
+    if sign_in:
+        _meet(Path(settings["home"]), host)
+    app = create_app(
+        Path(settings["home"]), queue_url=settings["queue_url"], sign_in=sign_in, hosts=names(host, settings["hosts"])
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=MOST_CONNECTIONS,
+        )
+    )
     console.print(f"\n[bold]Winnow is at http://{host}:{port}[/]\n{message}")
     server.run()
+
+
+def asks_who(settings: Mapping[str, Any]) -> bool:
+    """Whether people have to sign in: wherever somebody else than this machine's own users can reach the studio."""
+    wish = settings["sign_in"]
+    if wish not in ("auto", "always"):
+        raise WinnowError(f"The setting sign_in is {wish!r}; it is auto or always.")
+    return wish == "always" or settings["host"] not in LOCAL
+
+
+def names(host: str, hosts: str) -> set[str]:
+    """The names under which the studio answers besides the local ones. Raises WinnowError for what is no name."""
+    given = {name.strip().casefold() for name in hosts.split(",") if name.strip()}
+    odd = [name for name in given if not re.fullmatch(r"[a-z0-9.:-]+", name)]
+    if odd:
+        raise WinnowError(f"{odd[0]!r} in the setting hosts is no host name; write names without http:// and port.")
+    return given if host in LOCAL else given | {host.casefold(), socket.gethostname().casefold()}
+
+
+def _meet(home: Path, host: str) -> None:
+    """The first admin, when there is nobody yet."""
+    store = Store(home)
+    password = store.users.first_admin()
+    store.close()
+    if password is not None:
+        console.print(
+            f"\nPeople sign in here. The first is [bold]admin[/] with the password [bold]{password}[/]\n"
+            "It is shown only now, and has to be changed at the first sign-in. `winnow user password admin` makes another."
+        )
+    if host not in LOCAL:
+        console.print(
+            "Passwords travel as they are on plain HTTP: put a proxy with TLS before the studio where others share the network."
+        )
 
 
 def _follow(store: Store, runs: list[Run]) -> None:

@@ -23,6 +23,9 @@ SETTINGS = (
     Setting("home", str(Path.home() / ".local/share/winnow"), "folder of the database, the images and the models"),
     Setting("host", "127.0.0.1", "address the studio listens on; only this machine can reach the default"),
     Setting("port", 7860, "port of the studio; 0 takes any free one"),
+    Setting("hosts", "", "names, with commas between, under which the studio is reached besides those of this machine"),
+    Setting("sign_in", "auto", "whether people sign in: auto (when others can reach the studio) or always"),
+    Setting("log", "text", "lines of the log: text for people, or json"),
     Setting("queue_url", "", "Redis URL of the job doorbell; empty: a file in the home folder"),
     Setting("lease_seconds", 60, "how long a worker may be silent before its work is given to another"),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from db.records import Category, Dataset, Fault, LogLine, Run, Shard, Snapshot, State, Worker
+from engine.evaluation.suite import numbers
 from engine.filters import FILTERS
 from engine.packs import Pack
 from engine.presets import PRESETS, Preset
@@ -300,11 +301,16 @@ def training(run: Run, latest: Mapping[str, float], now: float) -> Html:
 
 
 def result(run: Run) -> Html:
-    """The official metrics of a training or an evaluation, and AP by class."""
-    whole = [(title, f"{value:.3f}") for name, title in METRICS.items() if (value := run.result.get(name, -1)) >= 0]
-    found = sorted(run.result["per_class"].items(), key=lambda entry: -entry[1])
+    """The official metrics of a training or an evaluation, and AP by class; of a detector that reads those of OmniLabel."""
+    boxes = "mAP" in run.result
+    whole = [
+        (METRICS.get(name, name), f"{value:.3f}")
+        for name, value in numbers(run.result).items()
+        if value >= 0 and (name in METRICS or not boxes)
+    ]
+    found = sorted(run.result.get("per_class", {}).items(), key=lambda entry: -entry[1])
     rows = [(name, f"{ap:.3f}" if ap >= 0 else "none in this split") for name, ap in found]
-    return join(_figures(whole), tag("div", table(("Class", "AP"), rows), class_="w-scroll"))
+    return join(_figures(whole), tag("div", table(("Class", "AP"), rows), class_="w-scroll") if rows else None)
 
 
 def losses(folder: Path, found: Sequence[str], format: str) -> Html:

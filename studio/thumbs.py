@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +13,15 @@ from PIL import Image, UnidentifiedImageError
 
 from db.blobs import Blobs
 from db.errors import WinnowError
+from db.limited import Limited
 
 SIZES = (80, 160, 320)
 MAX_PIXELS = 64_000_000
 QUALITY = 85
 REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+
+DECODER = Limited("studio.thumbs", "in_child")  # a hostile image must not end the web server
 
 
 class Thumbs:
@@ -29,8 +34,14 @@ class Thumbs:
         """The thumbnail whose longer side is `size` pixels. Raises WinnowError when the blob is no readable image."""
         target = self._folder / digest[:2] / f"{digest}-{size}.jpg"
         if not target.is_file():
-            _write(target, shrunk(self._blobs.path(digest), size))
+            _write(target, DECODER.ask([str(self._blobs.path(digest)), size]))
         return target
+
+
+def in_child(order: list[Any]) -> bytes:
+    """`shrunk`, as a limited child is asked for it: [path, size]."""
+    path, size = order
+    return shrunk(Path(path), size)
 
 
 def shrunk(source: Path, size: int) -> bytes:

@@ -151,9 +151,7 @@ def test_nothing_is_queued_that_cannot_be(
     assert store.ledger.runs(kind=RunKind.TRAIN) == []
 
 
-def test_the_command_starts_it_and_tells_what_came_out(
-    store: Store, start: Callable[..., ablation.Ablation]
-) -> None:
+def test_the_command_starts_it_and_tells_what_came_out(store: Store, start: Callable[..., ablation.Ablation]) -> None:
     command = ["ablate", "real", "both", "--seeds", "1", "--iterations", "2", "--option", "image_size=[64,48]"]
     command += ["--no-wait", "--home", str(store.home)]
     queued = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)

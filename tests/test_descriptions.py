@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+import studio.app  # noqa: F401  keeps gradio from looking up its servers
 from db.errors import WinnowError
+from db.store import Store
 from engine.evaluation import d3, omnilabel
-from engine.tabletop import KINDS, Truth, holds, paint, preset, referents
+from engine.grounding_folder import split_omnilabel
+from engine.tabletop import KINDS, Truth, build, holds, paint, preset, referents
 from engine.tabletop.descriptions import WITHOUT, answer, asked, bare, mini_d3, mini_omnilabel
 from engine.tabletop.language import parse
+from studio import actions
+from studio.cli import app
+from studio.context import Studio
 
 NAMES = [kind.name for kind in KINDS[:24]]
 LEVEL = msgspec.structs.replace(preset("easy"), width=96, height=72)
@@ -118,3 +129,48 @@ def test_a_world_of_one_look_has_no_sentences() -> None:
     alone = msgspec.structs.replace(truth, objects=truth.objects[:1])
     with pytest.raises(WinnowError, match="seen in two looks"):
         mini_d3([alone])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    build(folder, LEVEL, {"test": 14}, seed=5, descriptions=True)
+    return folder
+
+
+def scored(protocol: str, truth: Path, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    (folder / "results.json").write_text(json.dumps(rows))
+    asked = ["score", protocol, str(truth), str(folder / "results.json"), "--json"]
+    return json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
+
+
+def test_the_files_of_a_world_are_scored_by_their_protocols(world: Path, tmp_path: Path) -> None:
+    notes = json.loads((world / "d3_test.json").read_bytes())["annotations"]
+    result = scored("d3", world / "d3_test.json", [{**note, "score": 0.9} for note in notes], tmp_path)
+    assert (result["FULL"], result["PRES"], result["ABS"]) == (1, 1, 1)
+    notes = json.loads((world / "omnilabel_test.json").read_bytes())["annotations"]
+    rows = [{**note, "scores": [0.9] * len(note["description_ids"])} for note in notes]
+    result = scored("omnilabel", world / "omnilabel_test.json", rows, tmp_path)
+    assert result["AP"] == pytest.approx(1, abs=1e-4) and set(result["edit_types"].values()) == {1.0}
+    with pytest.raises(WinnowError, match="results.json holds a list at the top; it should be a dict"):
+        scored("omnilabel", tmp_path / "results.json", [], tmp_path)
+
+
+def test_an_import_asks_again_what_the_file_asks(world: Path, store: Store) -> None:
+    """Kinds of text and types of edit, too, so that an evaluation here has the slices of the file."""
+    file = world / "omnilabel_test.json"
+    made = actions.import_dataset(Studio(store=store, home=store.home), file, "mini", images=world)
+    (split,) = store.datasets.splits(made.id)
+    found = split_omnilabel(store, store.snapshots.freeze("all", made.id), split)
+    place = {image["id"]: number for number, image in enumerate(found["images"])}
+    mine = sorted(asked_of(found, place))
+    assert mine == sorted(asked_of(json.loads(file.read_bytes()), {number: number for number in range(14)}))
+    assert {edit for *_, edit in mine} >= {"", "colour", "object"}
+
+
+def asked_of(document: dict[str, Any], place: dict[int, int]) -> list[tuple[str, str, int, str]]:
+    return [
+        (row["text"], row["anno_info"]["type"], place[image], row["anno_info"]["edit_types"].get(str(image), ""))
+        for row in document["descriptions"]
+        for image in row["image_ids"]
+    ]

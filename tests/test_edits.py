@@ -57,6 +57,31 @@ def test_every_correction_is_a_version_and_none_is_lost(store: Store, dataset: D
     assert store.datasets.boxes_of([image.id])[image.id] == list(store.edits.versions(image.id)[2].annotations.boxes)
 
 
+def test_what_is_taken_back_is_whole_again_and_no_longer_to_be_taken_back(store: Store, dataset: Dataset) -> None:
+    image = first(store, dataset)
+    imported = store.edits.current(image.id).annotations
+    store.edits.save([edit(store, image, "moved", boxes=moved(store, image))])
+    store.edits.save([edit(store, image, "removed", 1, boxes=(), phrases=())])
+    stands = store.edits.standing(dataset.id, "ann")
+    assert [(made.number, before) for made, before in stands] == [
+        (2, store.edits.versions(image.id)[1].annotations), (1, imported),
+    ]  # fmt: skip
+    back = [draft_of(before) for _, before in stands]
+    saved = [Edit(op_id=f"back {i}", image_id=image.id, base=2 + i, draft=one) for i, one in enumerate(back)]
+    assert [kept.status for kept in store.edits.save(saved)] == ["saved", "saved"]
+    assert store.edits.current(image.id).annotations == imported  # its masks and areas too
+    assert store.edits.standing(dataset.id, "ann") == []
+
+
+def test_nobody_takes_back_what_another_has_built_upon(store: Store, dataset: Dataset) -> None:
+    image = first(store, dataset)
+    store.edits.save([edit(store, image, "one", boxes=moved(store, image))])
+    later = msgspec.structs.replace(edit(store, image, "two", 1, boxes=(), phrases=()), reviewer="bob")
+    store.edits.save([later])
+    assert store.edits.standing(dataset.id, "ann") == []
+    assert [made.number for made, _ in store.edits.standing(dataset.id, "bob")] == [2]
+
+
 def test_sent_twice_counts_once(store: Store, dataset: Dataset) -> None:
     one = edit(store, first(store, dataset), "one", boxes=moved(store, first(store, dataset)))
     assert [kept.status for kept in store.edits.save([one, one])] == ["saved", "repeated"]
@@ -124,7 +149,7 @@ def test_a_box_left_alone_keeps_everything_and_a_moved_one_loses_its_mask() -> N
     full = {"image_id": 1, "area": 9.0, "segmentation": b"[[1,1,4,1,4,4]]", "extra": {"a": 1}, "source_id": 7}
     base = Annotations(boxes=(Box(id=1, xyxy=(1, 1, 4, 4), **full), Box(id=2, xyxy=(2, 2, 5, 5), **full)))
     draft = draft_of(base, boxes=(DraftBox(1, (1, 1, 4, 4), 3), DraftBox(2, (2, 2, 6, 6), None)))
-    kept, changed = merged(base, draft, 1).boxes
+    kept, changed = merged([base], draft, 1).boxes
     assert (kept.segmentation, kept.area, kept.category_id) == (full["segmentation"], 9.0, 3)
     assert (changed.segmentation, changed.area, changed.source_id, changed.extra) == (None, None, 7, {"a": 1})
 
@@ -186,5 +211,5 @@ def test_the_lists_of_lvis_say_what_people_said(classes: list[tuple[bool, str, P
 
 def test_phrases_may_not_be_repaired_in_silence() -> None:
     base = Annotations(phrases=(Phrase(id=1, image_id=1, text="a mug", extra={"k": 1}),))
-    (phrase,) = merged(base, draft_of(base, phrases=(DraftPhrase(1, "a  mug "),)), 1).phrases
+    (phrase,) = merged([base], draft_of(base, phrases=(DraftPhrase(1, "a  mug "),)), 1).phrases
     assert (phrase.text, phrase.extra) == ("a  mug ", {"k": 1})

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 
 from db import schema
 from db.errors import WinnowError
-from db.records import Dataset, Decision, NewVerdict
+from db.records import Dataset, Decision, NewVerdict, Rule, Score
 from db.store import Store
 from studio import api, candidates_api, edits_api
 from studio.candidates_api import rasterised, run_lengths
@@ -102,6 +102,41 @@ def test_cards_show_corrections(client: TestClient, store: Store, dataset: Datas
     assert (card["after"]["xyxy"], card["made"]["xyxy"]) == (edit["xyxy"], [12.0, 12.0, 48.0, 58.0])
     assert (card["texts"]["corrected"], card["edition"], card["others"]) == ("a green mug", 1, [])
     assert [verdict["decision"] for verdict in told["verdicts"]] == ["edit"]
+
+
+def test_a_blind_audit_hides_what_was_said_and_the_way_to_it(
+    client: TestClient, store: Store, dataset: Dataset
+) -> None:
+    policy = store.review.save_policy("p", [Rule(filter="seam", at_most=3)])
+    shard = leased(store, dataset.id, policy_id=policy.id)
+    made = candidates(store, dataset.id, shard, 2)
+    store.review.add_scores(shard, [Score(candidate_id=i, filter="seam", value=1.0, reason="smooth") for i in made])
+    store.review.decide([NewVerdict(op_id="op-1", candidate_id=made[0], decision=Decision.ACCEPT)])
+    audit = store.audits.create(dataset.id, policy.id, None, "simple", 2, 7, True, ids=np.array(made))
+    seen = client.get(f"/api/candidates/{made[0]}").json()["card"]
+    assert seen["why"] and len(seen["scores"]) == 1 and seen["policy"]["says"] == "accept"
+    told = client.get(f"/api/candidates/{made[0]}", params={"audit": audit.id}).json()
+    assert (told["card"]["scores"], told["card"]["why"], told["card"]["human"], told["verdicts"]) == (
+        [],
+        None,
+        None,
+        [],
+    )
+    listed = client.get("/api/review/next", params={"dataset": dataset.id, "audit": audit.id, "human": "any"}).json()
+    assert [(card["why"], card["scores"]) for card in listed["cards"]] == [(None, []), (None, [])]
+
+
+def test_what_a_person_may_take_back_is_read_after_a_reload(client: TestClient, store: Store, dataset: Dataset) -> None:
+    (one,) = candidates(store, dataset.id, leased(store, dataset.id), 1)
+    image = store.datasets.images(dataset.id)[0].id
+    scene = shown(client, image)
+    post(client, correction(scene, 1, boxes=scene_boxes(scene)[:1], phrases=[]))
+    (known,) = client.get("/api/review/history", params={"dataset": dataset.id}).json()
+    assert (known["id"], known["decision"], known["card"]["id"]) == (None, "edit", one)
+    assert (len(known["draft"]["boxes"]), known["earlier"]["boxes"]) == (1, scene_boxes(scene))
+    back = {"op_id": "take back", "image_id": image, "base": 1, "draft": known["earlier"]}
+    assert post(client, back).json()[0]["status"] == "saved"
+    assert client.get("/api/review/history", params={"dataset": dataset.id}).json() == []
 
 
 def scene_boxes(scene: dict[str, Any]) -> list[dict[str, Any]]:

@@ -155,6 +155,12 @@ def test_a_range_is_selected_by_keys_decided_and_taken_back_as_one(page: "sync_a
     wait(lambda: human(store, "accept") == 0)
     assert page.locator(".tile[data-human='accept']").count() == 0
     assert len([v for v in store.review.verdicts(limit=1000) if v.decision is Decision.UNDO]) >= chosen
+    page.keyboard.press("y")
+    saved(page)
+    wait(lambda: human(store, "accept") == chosen)
+    page.keyboard.press("u")
+    saved(page)
+    wait(lambda: human(store, "accept") == 0)
 
 
 def test_all_that_match_are_decided_after_their_number_was_said(

@@ -186,7 +186,7 @@ def test_gen2det_in_its_quick_size(tmp_path: Path) -> None:
         "gen2det",
         "--quick",
         "--seeds",
-        "2",
+        "1",
         "--home",
         str(tmp_path),
         "--out",

@@ -287,7 +287,9 @@ def test_learned_in_the_store(store: Store, tmp_path_factory: pytest.TempPathFac
     assert (made.report.accepted + made.report.rejected, made.report.images) == (398, 40)
     values = judge(store, dataset.id, candidates)
     assert all(value is not None and reason for value, reason in values)
-    assert auc_of(np.array([v for v, _ in values], float), known.accepted)[0] == pytest.approx(made.report.auc, abs=0.01)
+    assert auc_of(np.array([v for v, _ in values], float), known.accepted)[0] == pytest.approx(
+        made.report.auc, abs=0.01
+    )
     with pytest.raises(TooFew, match="0 accepted"):
         learn(store, dataset.id, Kind.INSTANCE)
 

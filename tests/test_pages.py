@@ -240,6 +240,21 @@ def test_a_training_is_watched(filled: Studio) -> None:
     assert (stop.interactive, resume.interactive, timer.active) == (False, False, False)
 
 
+def test_a_detector_that_reads_has_numbers_of_its_own(filled: Studio) -> None:
+    snapshot = filled.store.snapshots.freeze("a", 1).id
+    run = runs.start_train(filled.store, snapshot_id=snapshot, preset="tiny_grounding")
+    filled.store.ledger.add_metrics(run.id, 30, {"AP_descr": 0.25, "loss": 2.0})
+    shard = filled.store.ledger.claim(run.id, "tester")
+    assert shard is not None
+    filled.store.ledger.finish_shard(shard)
+    filled.store.ledger.set_result(run.id, {"AP": 0.125, "AP_descr": 0.25, "AP_descr_l": -1.0, "seconds": 77.0})
+    filled.store.ledger.conclude(run.id)
+    _, _, quality, result, *_ = train.watch(filled, run.id)
+    assert "AP_descr" in quality and "0.125" in result and "AP_descr_l" not in result and "77" not in result
+    metrics = compare.opened(filled, asked(runs=str(run.id)))[3]
+    assert "AP_descr" in metrics and "seconds" not in metrics
+
+
 def test_evaluation_and_export(filled: Studio, tmp_path: Path) -> None:
     snapshot = filled.store.snapshots.freeze("a", 1)
     run = trained(filled.store, snapshot.id)
@@ -300,6 +315,33 @@ def test_jobs_show_the_chosen_run(filled: Studio) -> None:
     assert "tiny_atss" in started
     *_, detail, started, timer = jobs.ACTS["cancel"](filled, run.id)
     assert timer.value == jobs.IDLE
+
+
+def test_jobs_lead_on_to_what_there_is_about_a_run(filled: Studio) -> None:
+    snapshot = filled.store.snapshots.freeze("a", 1).id
+    part = {"key": "abc", "without": 1, "with": 2, "split": "test", "options": {"iterations": 4}, "arm": "with"}
+    run = runs.start_train(filled.store, snapshot_id=snapshot, preset="tiny_atss", ablation=part)
+    told = jobs.opened(filled, asked(run=str(run.id)))
+    assert 'href="/compare?ablation=abc"' in told[4] and "with the slice" in told[-2]
+    finished(filled.store, run)
+    judged = runs.start_evaluate(filled.store, train_run_id=run.id, snapshot_id=snapshot, split="test")
+    assert "/why" not in jobs.opened(filled, asked(run=str(judged.id)))[4]
+    finished(filled.store, judged)
+    about = jobs.opened(filled, asked(run=str(judged.id)))[4]
+    assert f'href="/compare?runs={judged.id}"' in about and f'href="/why?evaluation={judged.id}"' in about
+
+
+@pytest.mark.parametrize(("preset", "reads"), [("tiny_atss", False), ("tiny_grounding", True)])
+def test_settings_say_how_prompts_are_made_of_a_detector_that_reads_only(
+    filled: Studio, preset: str, reads: bool
+) -> None:
+    snapshot = filled.store.snapshots.freeze("a", 1).id
+    run = runs.start_train(
+        filled.store, snapshot_id=snapshot, preset=preset, options={"language": {"negative_text": 0.125}}
+    )
+    told = str(tables.settings(run, "t"))
+    assert ("<dt>negative text</dt><dd>0.125</dd>" in told) is reads
+    assert "{" not in told and "None" not in told
 
 
 def test_only_possible_acts_are_offered(filled: Studio) -> None:

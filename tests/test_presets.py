@@ -69,6 +69,7 @@ def test_a_small_preset_trains_and_its_detector_is_loaded_again(
     assert found.names == ("red", "blue")
 
 
+@pytest.mark.slow
 def test_gen2det_resumes_to_the_same_losses(folder: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "iterations": 12, "eval_interval": 12, **GEN2DET}
     whole, second = Recorder(), Recorder()

@@ -464,7 +464,38 @@ def test_a_class_is_said_to_be_absent_once_its_boxes_are_gone(page, address, kep
     wait(lambda: kept.edits.current(image.id).number == 1)
     assert kept.edits.current(image.id).annotations.classes == {ball.id: "absent"}
     assert humans(kept, ids)[0] is None  # only the image was mended
+    page.reload()
     see(page, ids[0])
+    page.keyboard.press("u")
+    wait(lambda: kept.edits.current(image.id).number == 2)
+    assert kept.edits.current(image.id).annotations == kept.edits.versions(image.id)[-1].annotations
+    page.reload()
+    see(page, ids[0])
+    page.keyboard.press("u")
+    page.wait_for_function(
+        "() => document.querySelector('.review [aria-live]').textContent === 'Nothing to take back.'"
+    )
+
+
+def test_the_editor_zooms_about_the_pointer(page, address, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.keyboard.press("e")
+    picture = page.locator(".editor .surface")
+    whole = picture.bounding_box()
+    x, y = whole["x"] + 0.25 * whole["width"], whole["y"] + 0.75 * whole["height"]
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -100)
+    page.mouse.wheel(0, -100)
+    page.wait_for_function(
+        "width => document.querySelector('.editor .surface').clientWidth > 1.5 * width", arg=whole["width"]
+    )
+    now = picture.bounding_box()
+    assert abs((x - now["x"]) / now["width"] - 0.25) < 0.02 and abs((y - now["y"]) / now["height"] - 0.75) < 0.02
+    page.keyboard.press("0")
+    page.wait_for_function(
+        "width => Math.abs(document.querySelector('.editor .surface').clientWidth - width) < 2", arg=whole["width"]
+    )
 
 
 def test_leaving_the_editor_asks_before_work_is_lost(page, address, kept, waiting) -> None:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import candidates, leased
 
 from db import formats
+from db.edits import Draft, Edit, Presence, draft_of
 from db.errors import NotFound, WinnowError
 from db.records import Dataset, Decision, Kind, NewVerdict, Rule, Score
 from db.snapshots import Sample
@@ -134,3 +136,25 @@ def test_a_split_that_is_not_there_is_named(store: Store, dataset: Dataset) -> N
     assert len(split_coco(store, snapshot, "test")["images"]) == 2
     with pytest.raises(WinnowError, match="no images of split 'val'; it has test, train"):
         split_coco(store, snapshot, "val")
+
+
+def test_a_painted_image_knows_of_its_classes_what_its_source_knew(store: Store, dataset: Dataset) -> None:
+    mug, ball = store.datasets.categories(dataset.id)
+    image = store.datasets.images(dataset.id)[0]
+    now = draft_of(store.edits.current(image.id).annotations)
+    mugs = tuple(box for box in now.boxes if box.category_id == mug.id)
+    draft = msgspec.structs.replace(now, boxes=mugs, classes={ball.id: Presence.ABSENT})
+    store.edits.save([Edit(op_id="no ball", image_id=image.id, base=0, draft=draft)])
+    decided(store, dataset, Kind.INSTANCE, Decision.ACCEPT)
+    (sample,) = added(store, dataset)
+    assert sample.image.extra["neg_category_ids"] == [ball.source_id]
+
+
+def test_a_class_that_was_painted_in_is_absent_no_longer(store: Store, dataset: Dataset) -> None:
+    ball = store.datasets.categories(dataset.id)[1]
+    image = store.datasets.images(dataset.id)[0]
+    draft = msgspec.structs.replace(Draft((), ()), classes={ball.id: Presence.ABSENT})
+    store.edits.save([Edit(op_id="nothing", image_id=image.id, base=0, draft=draft)])
+    decided(store, dataset, Kind.INSTANCE, Decision.EDIT, edit={"category_id": ball.id})
+    (sample,) = added(store, dataset)
+    assert sample.image.extra["neg_category_ids"] == []

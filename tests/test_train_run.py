@@ -9,7 +9,7 @@ import pytest
 
 from db.errors import WinnowError
 from db.store import Store
-from engine import runs
+from engine import roles, runs
 from engine.training.run import model_folder, train
 from studio import actions
 from studio.context import Studio
@@ -38,6 +38,23 @@ def test_a_run_leaves_a_model_with_its_digest_and_curves_for_tensorboard(store: 
     assert {"loss", "loss_mask", "lr", "images_per_s", "mAP"} <= names
     assert len(list((store.home / "tensorboard" / f"run-{run.id}").iterdir())) == 1
     assert not (store.home / "work" / f"run-{run.id}").exists()
+
+
+def test_the_detector_of_a_data_set_is_the_newest_of_fixed_classes(
+    store: Store, snapshot: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for preset in ("tiny_atss", "tiny_atss", "tiny_grounding"):
+        run = runs.start_train(store, snapshot_id=snapshot, preset=preset, options=OPTIONS)
+        shard = store.ledger.claim(run.id, "tester")
+        assert shard is not None
+        store.ledger.finish_shard(shard)
+        store.ledger.conclude(run.id)
+        model_folder(store, run.id).mkdir(parents=True)
+        made.append(model_folder(store, run.id))
+    monkeypatch.setattr(roles, "_load_detector", lambda folder, device: folder)
+    dataset = store.snapshots.get(snapshot).dataset_id
+    assert roles.Context(store, dataset).detector() == made[1]
 
 
 def test_a_configuration_of_ones_own_is_looked_for_in_the_data_folder(store: Store, snapshot: int) -> None:

@@ -13,6 +13,8 @@ from typing import TypeGuard
 from PIL import ExifTags
 from PIL import Image as Picture
 
+from db.errors import WinnowError
+from db.limited import Limited
 from db.records import XYXY, Fault, Image
 
 Progress = Callable[[int, int], None]
@@ -27,6 +29,7 @@ PLAIN = re.compile(r"[\w][\w./ -]*")  # names that are relative on every system
 SPLIT = re.compile(r"[\w][\w .+()-]{0,99}")
 SURROGATE = re.compile("[\ud800-\udfff]")
 SLACK = 0.5  # pixels a box may stand out of its image: annotation tools round
+DECODER = Limited("db.formats.checks", "look")  # a hostile image must not end whoever imports it
 LARGEST = 1e15  # of a coordinate or area: above, a double no longer tells neighbouring tenths apart
 WHOLE = 2**63  # ids and other whole numbers are stored in 64 bits
 DEPTH = 64  # of nested lists and objects in unknown fields
@@ -159,22 +162,34 @@ def locate(faults: Faults, item: str, root: Path, name: str) -> Path | None:
     return path
 
 
+def look(path: str) -> tuple[str, int, int, bool]:
+    """Format, width and height of an image that was decoded to its end, unless it is too large, and whether its EXIF data
+    ask for a rotation. Raises WinnowError when it cannot be decoded. Meant for a limited child."""
+    try:
+        with Picture.open(path, formats=tuple(SUFFIXES)) as picture:
+            kind, (width, height) = picture.format or "", picture.size
+            if width * height > MAX_PIXELS:
+                return kind, width, height, False
+            picture.draft("L", (width // 8, height // 8))  # a JPEG is read to its end, but not put together in full
+            picture.load()
+            return kind, width, height, picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except UNDECODABLE as error:
+        raise WinnowError(short(error)) from error
+
+
 def check_picture(faults: Faults, item: str, path: Path, width: int, height: int) -> bool:
     """Decode the whole file: it must be what its suffix says, intact, and of the size that is annotated.
 
     Sizes are those of the stored pixels: a rotation noted in the EXIF data is not applied.
     """
     try:
-        with Picture.open(path, formats=tuple(SUFFIXES)) as picture:
-            kind, size = picture.format or "", picture.size
-            if size[0] * size[1] > MAX_PIXELS:
-                faults.add(item, f"{path.name} has {size[0]} x {size[1]} pixels", "at most 64 megapixels")
-                return False
-            picture.draft("L", (size[0] // 8, size[1] // 8))  # a JPEG is read to its end, but not put together in full
-            picture.load()
-            rotated = picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    except UNDECODABLE as error:
-        faults.add(item, f"{path.name} cannot be decoded ({short(error)})", "an intact JPEG, PNG or WebP image")
+        kind, width_there, height_there, rotated = DECODER.ask(str(path))
+    except WinnowError as error:
+        faults.add(item, f"{path.name} cannot be decoded ({error})", "an intact JPEG, PNG or WebP image")
+        return False
+    size = (width_there, height_there)
+    if size[0] * size[1] > MAX_PIXELS:
+        faults.add(item, f"{path.name} has {size[0]} x {size[1]} pixels", "at most 64 megapixels")
         return False
     if path.suffix.lower() not in SUFFIXES[kind]:
         faults.add(item, f"{path.name} holds a {kind} image", f"the suffix {' or '.join(sorted(SUFFIXES[kind]))}")

@@ -17,6 +17,9 @@ from engine.training.language_presets import LONGEST, load_reader, tokenizer_of
 from engine.training.negatives import token_length
 from engine.training.queries import Query, parts_of, prompted, query
 
+NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+"""What is found where nothing is asked for."""
+
 
 class MMDetReader:
     """The detector in `folder`, which finds what `names` say. Raises WinnowError when the folder does not hold one."""
@@ -45,7 +48,7 @@ class MMDetReader:
         return found.bboxes.float().numpy(), found.scores.float().numpy(), labels
 
     def _sorted(self, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Detections:
-        boxes, scores, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        boxes, scores, labels = (np.concatenate(parts) for parts in zip(NOTHING, *found, strict=True))
         whole = (boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])
         order = [place for place in np.argsort(-scores, kind="stable") if whole[place]]
         return Detections(boxes[order], scores[order], labels[order], self.names)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from db.errors import WinnowError
+from engine.tabletop.descriptions import d3_truth, mini_omnilabel
 from engine.tabletop.difficulty import Difficulty, preset
 from engine.tabletop.kinds import KINDS
 from engine.tabletop.records import TrueObject, Truth
@@ -31,13 +32,15 @@ def build(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    descriptions: bool = False,
 ) -> None:
     """Write `counts[split]` scenes for every split into `folder`.
 
     Makes `images/*.jpg`, `label_map.json` and for every split `coco_*.json`, `odvg_*.jsonl` and `truth_*.jsonl`. File
-    names inside are relative to `folder`. The same arguments give the same bytes whatever `workers` is, and a longer
-    split begins with the scenes of a shorter one. `progress(done, total)` is called after every scene. A calling script
-    needs the usual `if __name__ == "__main__":` when `workers` is more than 1.
+    names inside are relative to `folder`. With `descriptions` also `omnilabel_*.json` and `d3_*.json`: texts to look for,
+    with exact negatives. The same arguments give the same bytes whatever `workers` is, and a longer split begins with the
+    scenes of a shorter one. `progress(done, total)` is called after every scene. A calling script needs the usual
+    `if __name__ == "__main__":` when `workers` is more than 1.
 
     Raises WinnowError for an unknown preset or an odd split.
     """
@@ -56,6 +59,8 @@ def build(
                 if progress is not None:
                     progress(done, total)
             _write_split(folder, split, known, level)
+            if descriptions:
+                _write_descriptions(folder, split, known, level)
 
 
 def split_seed(seed: int, split: str) -> int:
@@ -154,6 +159,12 @@ def _write_split(folder: Path, split: str, scenes: list[Truth], difficulty: Diff
     _write(folder / f"coco_{split}.json", _json(coco(scenes, difficulty)))
     _write(folder / f"odvg_{split}.jsonl", b"".join(_json(odvg(truth)) for truth in scenes))
     _write(folder / f"truth_{split}.jsonl", b"".join(_json(truth) for truth in scenes))
+
+
+def _write_descriptions(folder: Path, split: str, scenes: list[Truth], difficulty: Difficulty) -> None:
+    names = [kind.name for kind in KINDS[: difficulty.kinds]]
+    _write(folder / f"omnilabel_{split}.json", _json(mini_omnilabel(scenes, names)))
+    _write(folder / f"d3_{split}.json", _json(d3_truth(scenes)))
 
 
 def _json(value: object) -> bytes:

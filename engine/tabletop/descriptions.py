@@ -161,6 +161,13 @@ def mini_d3(truths: Sequence[Truth], groups: int = 12, seed: int = 0) -> tuple[d
     images are those that show the kind, and each of them is asked for the four only. Kinds with most images come first.
     Raises WinnowError when no kind is seen in two looks.
     """
+    document, sentences = _d3(truths, groups, seed)
+    if not sentences.texts:
+        raise WinnowError("No kind of these scenes is seen in two looks, so that no sentence can tell them apart.")
+    return document, sentences
+
+
+def _d3(truths: Sequence[Truth], groups: int, seed: int) -> tuple[dict[str, Any], Sentences]:
     rng = np.random.default_rng([seed, seed_of("mini-D3", len(truths))])
     texts: dict[int, str] = {}
     asked_of: dict[int, list[int]] = {}
@@ -171,8 +178,6 @@ def mini_d3(truths: Sequence[Truth], groups: int = 12, seed: int = 0) -> tuple[d
             for image in members:
                 asked_of.setdefault(image, []).append(len(texts))
                 notes += _found(len(notes), image, truths[image], len(texts), text)
-    if not texts:
-        raise WinnowError("No kind of these scenes is seen in two looks, so that no sentence can tell them apart.")
     document = {
         "images": [
             {"id": i, "file_name": truths[i].file_name, "width": truths[i].width, "height": truths[i].height}
@@ -183,6 +188,17 @@ def mini_d3(truths: Sequence[Truth], groups: int = 12, seed: int = 0) -> tuple[d
     }
     absent = {number for number, text in texts.items() if WITHOUT in text}
     return document, Sentences(texts, absent, asked_of)
+
+
+def d3_truth(truths: Sequence[Truth], groups: int = 12, seed: int = 0) -> dict[str, Any]:
+    """The mini-D3 in one document, as `engine.evaluation.suite` takes it: each category says whether it is a sentence of
+    absence, each image which sentences it is asked for. Without images when no kind is seen in two looks."""
+    document, sentences = _d3(truths, groups, seed)
+    for image in document["images"]:
+        image["sentence_ids"] = sentences.groups[image["id"]]
+    for category in document["categories"]:
+        category["absent"] = category["id"] in sentences.absent
+    return document
 
 
 def _by_kind(truths: Sequence[Truth]) -> list[tuple[str, list[int]]]:

@@ -218,9 +218,12 @@ class OmniLabelMetric(BaseMetric):
         return evaluate(self._document, [row for rows in results for row in rows]).as_dict()
 
 
-def asked_about(folder: Path, document: dict[str, Any], progress: Callable[[int, int], None]) -> dict[str, Any]:
+def asked_about(
+    folder: Path, document: dict[str, Any], progress: Callable[[int, int], None], device: str = "cpu"
+) -> dict[str, Any]:
     """The numbers of `OmniLabelResult` for the detector in `folder`; `progress` may raise to stop."""
     model, card = load_reader(folder)
+    model.to(device)
     length = token_length(tokenizer_of(card))
     queries = omnilabel_queries(document, Path(), length, LONGEST, together=card.isolated)
     return evaluate(document, ask(model, queries, card.image_size, progress)).as_dict()

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import torch
@@ -151,7 +151,7 @@ class BestHook(Hook):
 
 def bare(model: torch.nn.Module) -> torch.nn.Module:
     """The model without the wrapper of a distributed training."""
-    return model.module if is_model_wrapper(model) else model
+    return cast(torch.nn.Module, model.module) if is_model_wrapper(model) else model
 
 
 class StateHook(Hook):

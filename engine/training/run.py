@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from db.errors import WinnowError
 from db.records import Run
@@ -94,7 +95,8 @@ def _keep_model(made: Path, target: Path) -> dict[str, Any]:
 
 
 def evaluate(store: Store, run: Run, control: Control) -> None:
-    """Predict over the real images of the split; official COCO metrics and the predictions become the run's result."""
+    """Predict over the real images of the split; the official metrics and the predictions become the run's result: those
+    of COCO, of LVIS where the data set has what they need, and of OmniLabel for a detector that reads."""
     trained = store.ledger.run(run.options["train_run_id"])
     folder = model_folder(store, trained.id)
     if not folder.is_dir():
@@ -102,11 +104,12 @@ def evaluate(store: Store, run: Run, control: Control) -> None:
     snapshot, split = store.snapshots.get(run.options["snapshot_id"]), run.options["split"]
     truth = truths.detection(store, snapshot, split)
     reads = PRESETS[trained.options["preset"]].kind == "grounding"
-    detector = MMDetReader(folder, _names(truth)) if reads else MMDetDetector(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    detector = MMDetReader(folder, _names(truth), device) if reads else MMDetDetector(folder, device)
     predictions = _predict(detector, truth, control)
     result = suite.evaluate(suite.fitting(truth), truth, predictions)
     if reads:
-        result["omnilabel"] = asked_about(folder, split_omnilabel(store, snapshot, split), _watched(control))
+        result["omnilabel"] = asked_about(folder, split_omnilabel(store, snapshot, split), _watched(control), device)
     stored = store.blobs.put(msgspec.json.encode(predictions))
     store.ledger.set_result(run.id, {**result, "predictions": stored, "images": len(truth["images"])})
     comparison.judged(store, store.ledger.run(run.id))  # here, so that no page waits for it

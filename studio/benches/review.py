@@ -45,6 +45,7 @@ WIDTH, HEIGHT = 640, 480
 WARM_UP = 3
 PAUSE = 0.15  # seconds between the paint and the next key
 PLAIN_STEPS = 60
+PATIENCE = 600_000  # milliseconds for a page to come up: other work may keep the machine busy
 GRID_PAGES = 15
 GRID_PAUSE = 1.5
 OPENINGS = 3  # of the page, for the first card
@@ -273,7 +274,7 @@ def _measure(address: str, selector: str, wanted: list[tuple[str, str]], steps: 
     """Milliseconds of each step, without the first few."""
     with _page() as page:
         page.goto(address)
-        page.wait_for_function(_shown(selector, wanted[0]), timeout=60_000)
+        page.wait_for_function(_shown(selector, wanted[0]), timeout=PATIENCE)
         taken = []
         for number in range(1, WARM_UP + steps + 1):
             page.evaluate(ARM, [selector, wanted[number]])
@@ -291,7 +292,7 @@ def _first_card(address: str) -> float:
     for _ in range(OPENINGS):
         with _page() as page:
             page.goto(f"{address}/review", wait_until="commit")
-            page.wait_for_function(FIRST, timeout=60_000)
+            page.wait_for_function(FIRST, timeout=PATIENCE)
             taken.append(page.evaluate("window.firstCard"))
     return statistics.median(taken)
 
@@ -301,7 +302,7 @@ def _grid(address: str) -> list[float]:
     long as a person needs to see that it is done."""
     with _page() as page:
         page.goto(f"{address}/grid")
-        page.wait_for_selector(".browse[data-state='ready'][data-page='1'] .tile img", timeout=60_000)
+        page.wait_for_selector(".browse[data-state='ready'][data-page='1'] .tile img", timeout=PATIENCE)
         taken = []
         for number in range(2, GRID_PAGES + 2):
             page.evaluate(ARM_GRID, str(number))
@@ -394,11 +395,11 @@ def _served(variant: str, home: Path) -> Iterator[str]:
         server.wait(20)
 
 
-def _await(address: str, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def _await(address: str, server: subprocess.Popen[bytes], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while server.poll() is None and time.monotonic() < end:
         try:
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=60).close()
             return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(0.1)

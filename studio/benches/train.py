@@ -16,18 +16,21 @@ import orjson
 from engine.presets import train_options
 from engine.provenance import versions
 
-IMAGES, ROUNDS, STEPS, BATCH = 64, 5, 24, 8
+IMAGES, ROUNDS, STEPS, BATCH = 24, 5, 12, 4
 WIDTH, HEIGHT = 256, 192
+SIZE = (192, 144)  # of what the detector sees
 CLASSES = ("red", "green", "blue")
 
 
 def run(scale: float = 1.0, *, preset: str = "tiny_atss") -> dict[str, Any]:
-    """The bench at a share of 24 steps a round."""
+    """The bench at a share of 12 steps a round."""
     from engine.training.bench import UNEVEN, operators, speeds
 
     steps = max(UNEVEN + 2, round(STEPS * scale))
-    options = train_options(preset, {"iterations": steps, "batch_size": BATCH, "eval_interval": steps})
-    rounds = ROUNDS if scale >= 1 else 3
+    options = train_options(
+        preset, {"iterations": steps, "batch_size": BATCH, "image_size": SIZE, "eval_interval": steps}
+    )
+    rounds = ROUNDS if scale >= 1 else 2
     with tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder:
         data = paint(Path(folder) / "data", IMAGES)
         pairs = speeds(data, Path(folder), options, preset, rounds)

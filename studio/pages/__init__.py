@@ -18,3 +18,5 @@ from studio.pages import (
 )
 
 PAGES = [datasets, generate, prompts, review, browse, people, lab, audit, report, train, compare, why, jobs, help]
+LINKED = (why,)
+"""Those that one comes to by a link, and that the navigation bar does not show."""

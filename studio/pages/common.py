@@ -54,10 +54,10 @@ def html(value: Any = "", **options: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, elem_classes=["w"], **options)
 
 
-def heading(title: str, lead: str, *, help: str | None = None) -> None:
-    """The top of a page; `help` is the topic of the Help page that explains it."""
+def heading(title: str, lead: str, *, help: str | None = None, style: str | None = None) -> None:
+    """The top of a page; `help` is the topic of the Help page that explains it, `style` what the page adds to the head."""
     more = markup.tag("a", "How this works", href=f"/help?topic={help}") if help else None
-    html(markup.heading(title, markup.join(lead, " ", more)))
+    html(markup.heading(title, markup.join(lead, " ", more)), head=style)
 
 
 def on_load(studio: Studio, action: Callable[..., Any], outputs: Sequence[Any]) -> None:

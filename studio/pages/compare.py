@@ -18,12 +18,13 @@ from studio.comparing import Mark, Shot
 from studio.components.compare import STYLE
 from studio.components.grid import grid
 from studio.context import Studio
-from studio.markup import Html, empty, heading, join, section, table, tag
-from studio.pages.common import LOUD, QUIET, asked, bound, html, on_load
+from studio.markup import Html, empty, join, section, table, tag
+from studio.pages.common import LOUD, QUIET, asked, bound, heading, on_load
 from studio.pages.why import address as why
 
 title, path = "Compare", "compare"
-CURVES = {"mAP": "mAP on the validation images while training", "loss": "Loss while training"}
+QUALITY = ("mAP", "AP")  # of a detector of fixed classes, and of one that reads
+CURVES = {QUALITY: "AP on the validation images while training", ("loss",): "Loss while training"}
 METRICS, PLOTS, CONFUSION, CHANGES, IMAGES, ABLATIONS = VIEWS = (
     "Metrics",
     "Curves",
@@ -52,7 +53,7 @@ class Asked(NamedTuple):
 def page(studio: Studio) -> None:
     """What to compare at the top; below it one view, and below that the boxes of what was chosen in it."""
     lead = "Two runs or more, side by side. Differences are against the first; choose them in the order you want."
-    html(heading("Compare", lead), head=STYLE)
+    heading("Compare", lead, help="train", style=STYLE)
     chosen = gr.Dropdown(label="Runs", choices=[], multiselect=True, interactive=True)
     view = gr.Radio(list(VIEWS), value=METRICS, show_label=False, container=False)
     with gr.Row(visible=False) as controls:
@@ -295,7 +296,7 @@ def _metrics(studio: Studio, told: Asked, pick: str, page: int) -> Html:
     facts = [facts_of(studio, run) for run in runs]
     labels = [f"run {run.id}: {known['trained on']}" for run, known in zip(runs, facts, strict=True)]
     differences = section("What differed" if len(runs) > 1 else "How it came about", tables.differences(labels, facts))
-    curves = tag("div", [_training_curve(studio, runs, name, text) for name, text in CURVES.items()], class_="w-two")
+    curves = tag("div", [_training_curve(studio, runs, names, text) for names, text in CURVES.items()], class_="w-two")
     with_boxes = [run for run in runs if "mAP" in run.result]
     return join(
         section("Metrics", tables.metrics(runs, labels)) if with_boxes else None,
@@ -351,12 +352,13 @@ def _class_table(runs: list[Run], labels: list[str], rows: list[tuple[str, list[
     )
 
 
-def _training_curve(studio: Studio, runs: list[Run], name: str, text: str) -> Html:
+def _training_curve(studio: Studio, runs: list[Run], names: tuple[str, ...], text: str) -> Html:
     curves = {
-        f"training {one}": [(point.step, point.value) for point in studio.store.ledger.metrics(one, (name,))]
+        f"training {one}": [(point.step, point.value) for point in studio.store.ledger.metrics(one, names)]
         for one in dict.fromkeys(trained(studio, run).id for run in runs)
     }
-    return plots.lines(text, curves, y_range=(0.0, 1.0) if name == "mAP" else None, smooth=name == "loss")
+    quality = names == QUALITY
+    return plots.lines(text, curves, y_range=(0.0, 1.0) if quality else None, smooth=not quality)
 
 
 def facts_of(studio: Studio, run: Run) -> dict[str, str]:
@@ -683,12 +685,12 @@ def _one_ablation(studio: Studio, told: Asked, pick: str, page: int) -> Html | s
                 "What it was worth",
                 few,
                 tag("div", comparing.effects(found.metrics, without, with_), class_="w-scroll"),
-            )
-            if found.metrics
-            else None,
+            ),
             comparing.intervals("Change of the AP by class, with its 95 % interval", found.per_class),
             class_="w-two",
-        ),
+        )
+        if found.metrics
+        else None,
         section("By class", tag("div", comparing.effects(found.per_class, without, with_), class_="w-scroll"))
         if found.per_class
         else None,

@@ -18,7 +18,9 @@ FOLDER = Path(__file__).parents[2] / "assets" / "help"
 def page(studio: Studio) -> None:
     """A list of topics, and the one that was chosen."""
     heading(
-        "Help", "How to find thresholds, what an audit proves, what a learned filter knows, what each format holds."
+        "Help",
+        "How to review, how to find thresholds, what an audit proves, what a learned filter knows, what each format holds, how to train "
+        "and compare.",
     )
     known = topics()
     topic = gr.Radio([(name, slug) for slug, name in known.items()], value=next(iter(known)), show_label=False)

@@ -99,8 +99,8 @@ def refresh(studio: Studio, chosen: int | None) -> tuple[Any, ...]:
 
 
 def _about(run: Run) -> Html:
-    links = [tag("a", word, href=address) for word, address in _onward(run)]
-    return join(tag("h2", f"Run {run.id}: {run.title}"), tag("p", [join(link, " ") for link in links]))
+    links = [[" · " if at else None, tag("a", word, href=to)] for at, (word, to) in enumerate(_onward(run))]
+    return join(tag("h2", f"Run {run.id}: {run.title}"), tag("p", links) if links else None)
 
 
 def _onward(run: Run) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ def page(studio: Studio) -> None:
         "People",
         "Everybody who reviews under a name of their own (the Grid has a field for it, Review has it under ?) is told apart here: nobody is given what "
         "another has on the screen, and a share may be decided twice, neither knowing of the other.",
+        help="review",
     )
     with gr.Row():
         with gr.Column(scale=7):

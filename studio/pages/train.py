@@ -13,6 +13,7 @@ from db.errors import WinnowError
 from db.formats import FORMATS
 from db.queries import Queue
 from db.records import Run, RunKind, State
+from engine.evaluation.suite import numbers
 from engine.language_options import LanguageOptions
 from engine.presets import PRESETS, Preset, TrainOptions
 from studio import actions, plots, tables
@@ -34,7 +35,7 @@ from studio.pages.common import (
 title, path = "Train", "train"
 CURVES = 6  # loss parts in one plot; detectors with many layers have dozens
 PACE = {"lr": "Learning rate", "images_per_s": "Images a second", "gpu_memory_gb": "GPU memory, GB"}
-QUALITY = ("mAP", "AP50")
+QUALITY = ("mAP", "AP50", "AP", "AP_categ", "AP_descr")  # of either kind of detector
 FIRST = next(iter(PRESETS.values()))
 NARROW = 400  # pixels that a plot has here
 NESTED = "language."  # the options of detectors that read, which are one option of a training
@@ -55,7 +56,11 @@ LOOK = 2.0  # seconds between two looks at a running training
 
 def page(studio: Studio) -> None:
     """The four steps at the left, the training they lead to at the right."""
-    heading("Train", "Freeze what you have, train a detector on it, and see what it finds on images it never saw.")
+    heading(
+        "Train",
+        "Freeze what you have, train a detector on it, and see what it finds on images it never saw.",
+        help="train",
+    )
     with gr.Row():
         with gr.Column(scale=4, min_width=380):
             with gr.Accordion("1. Freeze a snapshot"):
@@ -82,8 +87,8 @@ def page(studio: Studio) -> None:
                     with gr.Accordion(group, open=False, visible=_applies(group, FIRST)) as groups[group]:
                         options |= {name: _field(name) for name in names}
                 with gr.Row(elem_classes="w-line"):
-                    launch = gr.Button("Train", variant="primary", scale=3, min_width=140)
-                    trial = gr.Button("What would it take?", scale=2, min_width=140)
+                    launch = gr.Button("Train", variant="primary", scale=2, min_width=110)
+                    trial = gr.Button("What would it take?", scale=3, min_width=190)
                 needs = html()
             with gr.Accordion("3. Evaluate it on images it never saw", open=False):
                 judge = gr.Dropdown(label="Snapshot", choices=[], interactive=True)
@@ -278,7 +283,7 @@ def _pace(run: Run, curves: dict[str, list[tuple[float, float]]]) -> Html:
 
 
 def _result(run: Run) -> Html | str:
-    if "mAP" not in run.result:
+    if not numbers(run.result):
         return ""
     compare = tag("p", tag("a", "Compare it with others", href=f"/compare?runs={run.id}"))
     return section("On the validation images", tables.result(run), compare)

@@ -12,8 +12,8 @@ from db.errors import WinnowError
 from studio import pictures, why_api
 from studio.components.compare import STYLE
 from studio.context import Studio
-from studio.markup import Html, empty, facts, heading, join, section, table, tag
-from studio.pages.common import LOUD, asked, asked_number, bound, html, on_load
+from studio.markup import Html, empty, facts, join, section, table, tag
+from studio.pages.common import LOUD, asked, asked_number, bound, heading, html, on_load
 from studio.views import Json
 
 title, path = "Why", "why"
@@ -23,7 +23,7 @@ SHOWN = 24  # candidates
 def page(studio: Studio) -> None:
     """One answer at a time; what is asked stands in the address, so that other pages can point here."""
     lead = "Why is this in my training set? From what was trained on back to its making, and forward again."
-    html(heading("Why", lead), head=STYLE)
+    heading("Why", lead, help="train", style=STYLE)
     with gr.Row(elem_classes="w-line"):
         candidate = gr.Number(label="Candidate", precision=0, minimum=1, scale=2, min_width=120)
         look = gr.Button("Look", scale=1, min_width=80)

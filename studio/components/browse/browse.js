@@ -18,7 +18,7 @@ const SAYS = [["", "Anything"], ["accept", "Accepts"], ["reject", "Rejects"], ["
 const GROUPS = [["", "…"], ["category", "Class"], ["run", "Run"], ["strategy", "Strategy"], ["says", "What the policy says"], ["cluster", "Likeness"]];
 const VERBS = { accept: "Accept", reject: "Reject", skip: "Skip" };
 const DONE = { accept: "accepted", reject: "rejected", skip: "skipped" };
-const KEYS = [["←↑↓→", "move"], ["Shift", "range"], ["Ctrl+A", "all"], ["a", "accept"], ["x", "reject"], ["Space", "skip"], ["u", "undo"], ["[ ]", "page"], ["Enter", "open"]];
+const KEYS = [["←↑↓→", "move"], ["Shift", "range"], ["Ctrl+A", "all"], ["a", "accept"], ["x", "reject"], ["Space", "skip"], ["u y", "undo, redo"], ["[ ]", "page"], ["Enter", "open"]];
 
 const LEGEND = [["accept", "policy accepts"], ["reject", "rejects"], ["pending", "open"]];
 
@@ -35,6 +35,8 @@ class Browse {
     this.reviewer = localStorage.getItem(NAME) ?? "local";
     this.pages = []; // the cursors of the pages so far
     this.undone = new Map(); // act -> what stood before on the tiles at hand
+    this.given = new Map(); // act -> the deed, of those of this visit
+    this.redoable = []; // deeds that were taken back, to be done again
     this.tiles = new Tiles({ changed: () => this.showSelection(), opened: (id) => this.openInReview(id) });
     this.ranges = new Ranges(() => this.choose({ scores: this.ranges.value }));
     this.build(place);
@@ -64,6 +66,9 @@ class Browse {
       space: () => this.decide("skip"),
       u: () => this.undo(),
       "ctrl+z": () => this.undo(),
+      y: () => this.redo(),
+      "ctrl+y": () => this.redo(),
+      "ctrl+shift+z": () => this.redo(),
       "]": () => this.turn(1),
       "[": () => this.turn(-1),
       pagedown: () => this.turn(1),
@@ -319,6 +324,7 @@ class Browse {
     const ids = [...this.tiles.selected];
     if (!ids.length) return this.say("Nothing is selected. Ctrl+A selects all that are shown.", true);
     const deed = { op_id: opId(), place: this.sent(), decision, reviewer: this.reviewer, ids };
+    this.redoable = [];
     this.give(deed, new Set(ids));
     this.say(`${shown(ids.length)} ${DONE[decision]}.`);
     this.tiles.forward();
@@ -327,7 +333,8 @@ class Browse {
   give(deed, ids) {
     const before = new Map(this.tiles.tiles.filter((tile) => ids.has(tile.id)).map((tile) => [tile.id, tile.human]));
     this.undone.set(deed.op_id, before);
-    this.mine.unshift({ act: deed.op_id, decision: deed.decision, standing: ids.size });
+    this.given.set(deed.op_id, deed);
+    this.mine.unshift({ act: deed.op_id, decision: deed.decision, standing: deed.ids?.length ?? deed.expected });
     this.tiles.decided((tile) => (ids.has(tile.id) ? deed.decision : undefined));
     this.outbox.push(deed);
     this.showUndo();
@@ -353,8 +360,8 @@ class Browse {
   decideWhole(decision) {
     this.dialog.close();
     const deed = { op_id: opId(), place: this.sent(), decision, reviewer: this.reviewer, expected: this.total };
+    this.redoable = [];
     this.give(deed, new Set(this.tiles.tiles.map((tile) => tile.id)));
-    this.mine[0].standing = this.total;
     this.say(`Saving ${shown(this.total)} verdicts…`);
   }
 
@@ -363,9 +370,20 @@ class Browse {
     if (!last) return this.say("Nothing to take back here. Single verdicts are taken back in Review.", true);
     last.standing = 0;
     this.outbox.push({ op_id: opId(), undoes: last.act, reviewer: this.reviewer });
+    const deed = this.given.get(last.act);
+    if (deed) this.redoable.push(deed);
     const before = this.undone.get(last.act);
     if (before) this.tiles.decided((tile) => (before.has(tile.id) ? before.get(tile.id) : undefined));
     this.showUndo();
+  }
+
+  // The act that was taken back last, once more; what others decided meanwhile stops it where it meant all that match.
+  redo() {
+    const last = this.redoable.pop();
+    if (!last) return this.say("Nothing to do again.", true);
+    const deed = { ...last, op_id: opId() };
+    this.give(deed, new Set(deed.ids ?? this.tiles.tiles.map((tile) => tile.id)));
+    this.say(`Again: ${shown(this.mine[0].standing)} ${DONE[deed.decision]}.`);
   }
 
   // The server has answered for an act.

@@ -50,6 +50,7 @@ export class Tiles {
       tile.votes ? el("ul", { class: "votes" }, Object.entries(tile.votes).map(([name, said]) => el("li", { class: said }, el("b", {}, name), ` ${WORDS[said]}`))) : null,
     );
     this.mark(node, tile);
+    if (tile.votes) node.dataset.human = ""; // still open: the votes say more than the one that stands now
     return node;
   }
 

@@ -10,17 +10,17 @@ import { Texts, difference } from "./texts.js";
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const FAR = 10; // pixels of a step with Shift
+const ZOOMS = { "+": 1.25, "=": 1.25, "-": 0.8, 0: 0 }; // 0: the whole picture again
 const FIELDS = "input, textarea, select";
 
 const HINTS = [
-  ["drag", "draw, move, resize"],
-  ["← → ↑ ↓", "move by 1 pixel, Shift 10"],
-  ["Alt + arrows", "resize"],
-  ["Tab", "next box"],
-  ["n", "new box"],
-  ["Enter", "its class"],
+  ["drag", "draw, move"],
+  ["← → ↑ ↓", "move, Shift far, Alt resizes"],
+  ["Tab", "next"],
+  ["n", "new"],
+  ["Enter", "class"],
   ["Del", "delete"],
-  ["Ctrl+Z", "undo"],
+  ["+ − 0", "zoom"],
 ];
 
 export class Editor {
@@ -200,6 +200,7 @@ export class Editor {
     const onSurface = event.target === this.surface.root || event.target === this.root;
     if (event.key === "Escape") this.linkingTo !== null ? (this.texts.choose(null), this.surface.root.focus()) : this.leave();
     else if (event.key === "n") this.newBox();
+    else if (event.key in ZOOMS) this.surface.magnify(ZOOMS[event.key]);
     else if (event.key === "Delete" && onSurface) this.delete();
     else if (arrow && this.selected !== null && onSurface) this.step(arrow, event);
     else if (event.key === "Tab" && onSurface) return this.next(event.shiftKey ? -1 : 1);

@@ -3,6 +3,8 @@
 import { el, svg } from "../dom.js";
 
 const CORNERS = ["nw", "n", "ne", "e", "se", "s", "sw", "w"];
+const MOST = 12; // times the whole picture
+const STEP = 1.25;
 const LEAST = 2; // pixels of the image that a drawn box has at least on each side
 
 export class Surface {
@@ -18,6 +20,9 @@ export class Surface {
     this.frame = el("div", { class: "surface" }, this.image, this.broken, this.svg, this.chips);
     this.frame.style.setProperty("--ratio", size[0] / size[1]);
     this.root = el("div", { class: "room" }, this.frame);
+    this.zoom = 1;
+    this.root.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    this.root.addEventListener("pointerdown", (event) => event.button === 1 && this.pan(event));
     this.svg.addEventListener("pointerdown", (event) => this.down(event));
     this.svg.addEventListener("pointermove", (event) => this.drag?.(event));
     for (const end of ["pointerup", "pointercancel"]) this.svg.addEventListener(end, (event) => this.up(event));
@@ -57,6 +62,36 @@ export class Surface {
     const [cx, cy] = [(x1 + x2) / 2, (y1 + y2) / 2];
     const places = { nw: [x1, y1], n: [cx, y1], ne: [x2, y1], e: [x2, cy], se: [x2, y2], s: [cx, y2], sw: [x1, y2], w: [x1, cy] };
     return CORNERS.map((name) => svg("circle", { cx: places[name][0], cy: places[name][1], r: 5 / this.scale, class: `handle ${name}`, "data-handle": name }));
+  }
+
+  // Zooming and panning: the picture grows within its frame, which scrolls.
+
+  wheel(event) {
+    if (event.shiftKey) return; // sideways, by the browser
+    event.preventDefault();
+    this.magnify(event.deltaY < 0 ? STEP : 1 / STEP, event);
+  }
+
+  // By a factor; what is under `clientX`, `clientY` stays there, without them the middle.
+  magnify(factor, { clientX, clientY } = {}) {
+    const room = this.root.getBoundingClientRect();
+    const [x, y] = [clientX ?? room.left + room.width / 2, clientY ?? room.top + room.height / 2];
+    const was = this.frame.getBoundingClientRect();
+    const [across, down] = [(x - was.left) / was.width, (y - was.top) / was.height];
+    this.zoom = Math.min(MOST, Math.max(1, this.zoom * factor));
+    this.frame.style.setProperty("--scale", this.zoom);
+    const now = this.frame.getBoundingClientRect();
+    this.root.scrollLeft += now.left + across * now.width - x;
+    this.root.scrollTop += now.top + down * now.height - y;
+    this.render();
+  }
+
+  pan(event) {
+    event.preventDefault();
+    const follow = (move) => this.root.scrollBy(-move.movementX, -move.movementY);
+    this.root.setPointerCapture(event.pointerId);
+    this.root.addEventListener("pointermove", follow);
+    this.root.addEventListener("lostpointercapture", () => this.root.removeEventListener("pointermove", follow), { once: true });
   }
 
   get scale() {

@@ -16,23 +16,21 @@ import { Stage } from "./stage.js";
 import { Progress, Recent, Saving } from "./status.js";
 import { Tour } from "./tour.js";
 
-const KEEP = 40_000; // ms; a third of what the server grants
 const LOOK_AGAIN = 3000; // ms between looks for new candidates at the end of the queue
 const REST = 500; // ms on one card after which its siblings and verdicts are fetched
-const HOLD = 40_000; // ms after which others are told again what is on the screen here
+const HOLD = 40_000; // ms after which others are told again what is on the screen here; a third of what the server grants
 const FEW = 12; // verdicts to take back at hand, below which older ones are read
 const NAME = "winnow.reviewer";
 
-// Builds the card in `element`. `links` are the addresses of the pages that empty states point to.
+// Shows the card in `element`. `links` are the addresses of the pages that empty states point to.
 export function mount(element, { links }) {
   const place = element.querySelector(".review-place") ?? element;
   if (place.childElementCount) return; // drawn already
-  const review = new Review(place, links);
-  review.start();
+  new Review(links).enter(place);
 }
 
 class Review {
-  constructor(place, links) {
+  constructor(links) {
     this.links = links;
     this.mine = []; // own standing verdicts and corrections, oldest first: what undo takes back
     this.redoable = [];
@@ -42,14 +40,20 @@ class Review {
     this.names = new Map(); // classes by id, once the editor has read them
     this.reviewer = localStorage.getItem(NAME) ?? "local";
     this.keymap = new Keymap();
-    this.build(place);
+    this.build();
     this.openOutboxes();
+  }
+
+  enter(place) {
+    place.replaceChildren(this.root);
+    place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
+    this.fit();
     this.listen();
     addEventListener("blur", () => this.stage.peek(false));
-    setInterval(() => this.deck?.keep().catch(() => {}), KEEP); // a network that is away is told of by the outbox
     addEventListener("beforeunload", (event) => (this.atRisk || this.editor?.changed) && event.preventDefault());
     addEventListener("resize", () => this.fit());
     setInterval(() => document.visibilityState === "visible" && this.hold(), HOLD);
+    this.start();
   }
 
   get busy() {
@@ -68,7 +72,7 @@ class Review {
 
   // Building, once
 
-  build(place) {
+  build() {
     this.stage = new Stage();
     this.words = el("div", { class: "words" });
     this.question = el("p", { class: "question" });
@@ -104,9 +108,7 @@ class Review {
     );
     this.tour = new Tour(this.root, (name) => keyName(this.keymap.of(name)));
     this.root.append(this.tour.root);
-    place.replaceChildren(this.root);
-    place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
-    this.fit();
+    this.buildActs();
   }
 
   helpButton() {
@@ -186,24 +188,41 @@ class Review {
   }
 
   async load() {
+    await this.reading?.catch(() => {}); // of the queue before
     const { query } = this.bar;
     const held = query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : [];
     this.deck = new Deck({ ...query, reviewer: this.reviewer }, held);
     this.mine = [];
     this.redoable = [];
     this.older = "";
-    await Promise.all([this.readBack(), this.deck.fill(), this.count()]);
-    this.show();
+    const { deck } = this;
+    await Promise.all([deck.fill().then(() => deck.current && this.show()), this.readBack(), this.count()]);
+    if (deck !== this.deck) return;
+    if (deck.current) this.showRecent();
+    else this.show();
   }
 
   // More of what undo takes back.
-  async readBack() {
+  readBack() {
+    this.reading ??= this.readOlder().finally(() => (this.reading = null));
+    return this.reading;
+  }
+
+  async readOlder() {
     const scope = { dataset: this.bar.query.dataset, reviewer: this.reviewer, before: this.older };
     this.older = null;
     const page = await get("/api/review/history", scope);
+    if (page.some((one) => one.draft)) await this.nameClasses(scope.dataset);
     const known = new Set(this.mine.map((op) => op.op_id));
-    this.mine.unshift(...page.filter((one) => !known.has(one.op_id)).reverse().map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) })));
-    this.older = page.at(-1)?.id ?? null;
+    const read = page.filter((one) => !known.has(one.op_id)).map((one) => ({ ...one, id: one.card.id, thumb: thumb(one.card) }));
+    const [before, now] = [this.mine.filter((op) => op.at), this.mine.filter((op) => !op.at)];
+    this.mine = [...[...before, ...read].sort((a, b) => a.at - b.at), ...now];
+    this.older = page.findLast((one) => one.id)?.id ?? null;
+  }
+
+  async nameClasses(dataset) {
+    const classes = await get(`/api/edits/classes/${dataset}`);
+    this.names = new Map(classes.map((one) => [one.id, one.name]));
   }
 
   offerReasons(reasons) {
@@ -256,7 +275,8 @@ class Review {
 
   undo() {
     const op = this.deck && this.mine.pop();
-    if (!op) return this.say(this.older === null ? "Nothing to take back." : "Reading older verdicts…");
+    if (!op && this.reading) return void this.reading.then(() => this.undo(), () => {});
+    if (!op) return this.say("Nothing to take back.");
     const item = this.deck.goTo(op.card, op.decision);
     if (op.draft) this.takeBackDraft(op, item);
     else this.takeBack(op, item);

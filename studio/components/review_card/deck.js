@@ -1,7 +1,5 @@
 // The candidates at hand: read a page at a time, with the pictures of the next ones already decoded.
 
-import { send } from "./outbox.js";
-
 const PAGE = 32;
 const LOW = 16; // read on when fewer than this are left
 const AHEAD = 8;
@@ -57,15 +55,6 @@ export class Deck {
       this.cursor = null;
       throw error;
     }
-  }
-
-  // What is at hand stays this person's while the page is open; what somebody else has by now is dropped.
-  async keep() {
-    const { human, audit, reviewer } = this.query;
-    const ahead = this.items.slice(this.at).filter((item) => item.human === null);
-    if (human !== "undecided" || audit || !ahead.length) return;
-    const { lost } = await send("/api/review/leases", { reviewer, ids: ahead.map((item) => item.card.id) });
-    this.items = this.items.filter((item, i) => i <= this.at || item.human !== null || !(item.card.id in lost));
   }
 
   add(cards) {

@@ -24,7 +24,7 @@ export class Help {
       "dialog",
       { class: "help", "aria-label": "Keys and settings", onclose: closed, onkeydown: (event) => this.press(event) },
       el("h2", {}, "Keys"),
-      el("p", { class: "quiet" }, "Press a key's button to change it. Keys rest while you type."),
+      el("p", { class: "quiet" }, "Press a key's button to change it. Keys rest while you type. ", el("a", { href: "/help?topic=review", target: "_blank", rel: "noopener" }, "How Review works"), "."),
       this.list,
       this.said,
       el("div", { class: "settings" }, el("label", {}, "Your name in the record ", name), el("label", {}, "Keys for ", presets), el("label", {}, keys, " Decide with single keys")),
