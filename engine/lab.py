@@ -110,7 +110,8 @@ def _bins(values: Float, edges: Float) -> NDArray[np.int32]:
     """The bin of each value, between equally spaced edges."""
     last = len(edges) - 2
     values = np.clip(values, edges[0], edges[-1])
-    at = np.minimum((values - edges[0]) * ((last + 1) / (edges[-1] - edges[0])), last).astype(np.int32)
+    shares = (values - edges[0]) / (edges[-1] - edges[0])
+    at = np.minimum(shares * (last + 1), last).astype(np.int32)
     at -= values < edges[at]  # where rounding put a value beside its bin
     at += (values >= edges[at + 1]) & (at < last)
     return at

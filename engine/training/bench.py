@@ -136,7 +136,7 @@ def plain_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 def _roi_align() -> Pair:
     features = torch.randn(2, 64, 48, 64)
-    corner = torch.rand(128, 2) * 300
+    corner = torch.rand(128, 2) * torch.tensor([330.0, 200.0])  # within the image: outside, definitions differ
     rois = torch.cat([torch.randint(0, 2, (128, 1)).float(), corner, corner + 30 + torch.rand(128, 2) * 150], 1)
     align = mmcv.ops.RoIAlign(7, 1 / 8, sampling_ratio=2)
     return "roi_align", lambda: align(features, rois), lambda: plain_roi_align(features, rois, 7, 1 / 8)
