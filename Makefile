@@ -19,7 +19,7 @@ test: $(VENV)/.ready-dev
 test-slow: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m slow
 
-# What is promised, under faults: about 20 minutes on two cores.
+# What is promised, under faults; minutes, and more on a busy machine.
 FAULTS = tests/test_faults_*.py tests/test_kill_web.py tests/test_jobs.py tests/test_ledger.py tests/test_writer.py \
   tests/test_migrate.py tests/test_import.py tests/test_outbound.py tests/test_auth.py tests/test_app.py \
   tests/test_review_browser.py

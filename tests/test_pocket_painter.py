@@ -13,7 +13,7 @@ from db.store import Store
 from engine.backends.hf_diffusers import DiffusersPainter
 from engine.backends.hub import ASSETS
 from engine.packs import load_pack
-from engine.roles import Context, Painted
+from engine.roles import Context, Painted, PaintTask
 from engine.training.pocket.sheet import sheet
 
 FOLDER = ASSETS / "pocket" / "painter"
@@ -44,8 +44,6 @@ def test_the_weights_are_small_and_safe() -> None:
 
 @pytest.mark.parametrize("prompt", ["a green apple", "a blue book"])
 def test_the_same_seed_paints_the_same_and_only_in_the_box(store: Store, dataset: Dataset, prompt: str) -> None:
-    from engine.roles import PaintTask
-
     options = load_pack("pocket", store.home).painter.options
     painter = DiffusersPainter(Context(store, dataset.id), **{**options, "steps": 4})
     image = np.full((96, 128, 3), 140, np.uint8)
