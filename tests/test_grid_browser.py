@@ -181,6 +181,23 @@ def test_all_that_match_are_decided_after_their_number_was_said(
     wait(lambda: human(store, "reject") == 0)
 
 
+def test_undo_pressed_before_the_acts_are_known_waits_for_them(page: "sync_api.Page", store: Store) -> None:
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("a")
+    saved(page)
+    wait(lambda: human(store, "accept") == 1)
+    held: list[sync_api.Route] = []
+    page.route("**/api/grid/acts*", lambda route: held.append(route))
+    page.reload()
+    page.wait_for_selector(".browse[data-state='ready'] .tile")
+    page.keyboard.press("u")
+    page.wait_for_timeout(300)
+    assert page.locator(".browse .tools .acts button:last-child").is_disabled()
+    assert held
+    page.unroute("**/api/grid/acts*")  # which lets them go on
+    wait(lambda: human(store, "accept") == 0)
+
+
 def test_an_act_that_meets_a_change_does_nothing_and_says_so(page: "sync_api.Page", store: Store) -> None:
     before = page.locator(".browse .found").inner_text()
     store.review.decide(

@@ -35,6 +35,8 @@ class Browse {
     this.reviewer = localStorage.getItem(NAME) ?? "local";
     this.pages = []; // the cursors of the pages so far
     this.undone = new Map(); // act -> what stood before on the tiles at hand
+    this.mine = []; // the acts that can be taken back, the latest first; not `known` until the server has said them
+    this.known = false;
     this.given = new Map(); // act -> the deed, of those of this visit
     this.redoable = []; // deeds that were taken back, to be done again
     this.tiles = new Tiles({ changed: () => this.showSelection(), opened: (id) => this.openInReview(id) });
@@ -138,7 +140,7 @@ class Browse {
     const whole = el("select", { class: "whole", "aria-label": "Decide all that match", onchange: () => this.askWhole() });
     whole.replaceChildren(el("option", { value: "" }, "All that match…"), ...Object.entries(VERBS).map(([value, verb]) => el("option", { value }, `${verb} all that match`)));
     this.whole = whole;
-    this.undoButton = el("button", { type: "button", onclick: (event) => this.pressed(event, () => this.undo()) }, "Undo ", el("kbd", {}, "u"));
+    this.undoButton = el("button", { type: "button", disabled: true, onclick: (event) => this.pressed(event, () => this.undo()) }, "Undo ", el("kbd", {}, "u"));
     this.prior = el("button", { type: "button", "aria-label": "Page before", onclick: () => this.turn(-1) }, "‹");
     this.next = el("button", { type: "button", "aria-label": "Next page", onclick: () => this.turn(1) }, "›");
     this.pageNumber = el("span", { class: "page" });
@@ -183,6 +185,7 @@ class Browse {
       this.setup = setup;
       this.place.dataset = setup.dataset === null ? "" : String(setup.dataset);
       this.offer();
+      this.known = false;
       if (setup.dataset === null) return this.showEmpty("No data set yet", "Import one, or load the demo.", "datasets", "Datasets");
       await this.look();
       await this.acts();
@@ -366,7 +369,8 @@ class Browse {
   }
 
   undo() {
-    const last = this.mine?.find((one) => one.standing > 0);
+    if (!this.known) return this.tell(() => this.acts().then(() => this.undo()));
+    const last = this.mine.find((one) => one.standing > 0);
     if (!last) return this.say("Nothing to take back here. Single verdicts are taken back in Review.", true);
     last.standing = 0;
     this.outbox.push({ op_id: opId(), undoes: last.act, reviewer: this.reviewer });
@@ -405,6 +409,8 @@ class Browse {
   async acts() {
     const mine = await get("/api/grid/acts", { dataset: this.place.dataset, reviewer: this.reviewer });
     if (!this.outbox.unsaved) this.mine = mine;
+    else if (!this.known) this.mine.push(...mine.filter((one) => !this.given.has(one.act)));
+    this.known = true;
     this.showUndo();
   }
 
@@ -476,7 +482,7 @@ class Browse {
   }
 
   showUndo() {
-    const last = this.mine?.find((one) => one.standing > 0);
+    const last = this.mine.find((one) => one.standing > 0);
     this.undoButton.disabled = !last;
     this.undoButton.title = last ? `Take back: ${shown(last.standing)} ${DONE[last.decision]}` : "Nothing to take back";
   }
