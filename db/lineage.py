@@ -14,7 +14,7 @@ import msgspec
 
 from db.errors import NotFound, WinnowError
 from db.formats.coco import numbered
-from db.records import Box, Image, Kind, Record, Run, RunKind, Snapshot
+from db.records import WHOLE, Box, Image, Kind, Record, Run, RunKind, Snapshot
 from db.snapshots import Sample
 from db.store import Store
 
@@ -77,6 +77,9 @@ def _use(snapshot: Snapshot, sample: Sample, candidate_id: int, kind: Kind) -> U
     if kind is Kind.NEGATIVE_TEXT:
         said = tuple(phrase.text for phrase in sample.phrases if phrase.extra.get("candidate") == candidate_id)
         return Use(snapshot=snapshot, image=sample.image, texts=said)
+    if kind in WHOLE:
+        texts = tuple(phrase.text for phrase in sample.phrases)
+        return Use(snapshot=snapshot, image=sample.image, box=next(iter(sample.boxes), None), texts=texts)
     box = sample.boxes[sample.candidate_ids.index(candidate_id)]
     said = tuple(phrase.text for phrase in sample.phrases if box.id in phrase.box_ids)
     return Use(snapshot=snapshot, image=sample.image, box=box, texts=said)

@@ -106,6 +106,42 @@ class Kind(StrEnum):
     NEGATIVE_TEXT = "negative_text"  # a text that is false of the image
     NEGATIVE_IMAGE = "negative_image"  # the box repainted so that the negative text becomes true
     INSTANCE = "instance"  # the box repainted with another instance of its own class (Gen2Det)
+    TRIPLET = "triplet"  # an image made from words, with its phrases and the boxes of these (SynGround)
+    CLASS_IMAGE = "class_image"  # an image that shows one class and is boxed as a whole (RichSem)
+    PAIR = "pair"  # an image with its caption, without boxes (DetCLIPv2)
+
+
+WHOLE = frozenset((Kind.TRIPLET, Kind.CLASS_IMAGE, Kind.PAIR))
+"""Kinds that propose a whole image with its `Content`: a new one (`digest`), or, without, an image of the data set itself."""
+
+
+class Placed(Record, frozen=True, kw_only=True):
+    """A box of a whole image. `origin` says who placed it: "layout", "detector", "whole_image" or "person"."""
+
+    xyxy: XYXY
+    category_id: int | None = None
+    score: float | None = None
+    origin: str = "detector"
+
+
+class Named(Record, frozen=True, kw_only=True):
+    """A phrase of the caption: its words, where they stand in it (character offsets, end exclusive), and the numbers of the
+    boxes that it names."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    boxes: tuple[int, ...] = ()
+
+
+class Content(Record, frozen=True, kw_only=True):
+    """What is said of a whole image. Kept as `detail["content"]` of a candidate, and as `edit["content"]` of a verdict that
+    corrects it."""
+
+    width: int
+    height: int
+    caption: str = ""
+    phrases: tuple[Named, ...] = ()
+    boxes: tuple[Placed, ...] = ()
 
 
 class NewCandidate(Record, frozen=True, kw_only=True):
@@ -124,6 +160,11 @@ class NewCandidate(Record, frozen=True, kw_only=True):
     text_after: str | None = None
     digest: str | None = None
     detail: dict[str, Any] = {}
+
+    @property
+    def content(self) -> Content:
+        """What a candidate of a kind in `WHOLE` says of its image, as it was made."""
+        return msgspec.convert(self.detail["content"], Content)
 
 
 class Candidate(NewCandidate, frozen=True, kw_only=True):

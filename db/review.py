@@ -29,7 +29,20 @@ from db.ledger import check_fence, database_clock
 from db.people import double_share, is_double, project, record, standing
 from db.queries import Policies, Queue, Span, automatic, effective, matching, page, search, these
 from db.ranking import COMPUTED, Rankings, rank
-from db.records import Candidate, Decision, Kind, NewCandidate, NewVerdict, Policy, Record, Rule, Score, Shard, Verdict
+from db.records import (
+    WHOLE,
+    Candidate,
+    Decision,
+    Kind,
+    NewCandidate,
+    NewVerdict,
+    Policy,
+    Record,
+    Rule,
+    Score,
+    Shard,
+    Verdict,
+)
 from db.writer import GroupWriter
 
 c = schema.candidate.c
@@ -316,6 +329,16 @@ class Review:
                 return
             yield from map(_candidate, rows)
             last = rows[-1].id
+
+    def images_judged(self, dataset_id: int) -> set[int]:
+        """The images of the data set that are themselves candidates: see `WHOLE`."""
+        query = (
+            select(c.image_id)
+            .distinct()
+            .where(c.dataset_id == dataset_id, c.kind.in_(sorted(WHOLE)), c.digest.is_(None))
+        )
+        with self._db.read() as connection:
+            return set(connection.execute(query).scalars())
 
     # Verdicts
 

@@ -25,7 +25,7 @@ from db.errors import NotFound, WinnowError
 from db.formats.coco import numbered
 from db.formats.lvis import NEGATIVE, PARTIAL
 from db.queries import Policies
-from db.records import Box, Candidate, Category, Image, Kind, Phrase, Record, Snapshot
+from db.records import WHOLE, Box, Candidate, Category, Content, Image, Kind, Phrase, Record, Snapshot
 from db.review import Review
 
 
@@ -64,9 +64,7 @@ class Snapshots:
             categories=tuple(self._datasets.categories(dataset_id)),
             info=dataset.info,
         )
-        accepted: builtins.list[Candidate] = (
-            [] if policies is None else list(self._review.accepted(dataset_id, policies))
-        )
+        accepted = None if policies is None else list(self._review.accepted(dataset_id, policies))
         samples = list(self._samples(dataset_id, accepted))
         manifest = b"\n".join(msgspec.json.encode(line) for line in (header, *samples))
         policy_ids = {policy.id for policy in (policies or {}).values()}
@@ -108,22 +106,35 @@ class Snapshots:
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
-    def _samples(self, dataset_id: int, accepted: builtins.list[Candidate]) -> Iterator[Sample]:
-        """The real images, with accepted negative texts; then one synthetic image per accepted painting."""
+    def _samples(self, dataset_id: int, accepted: builtins.list[Candidate] | None) -> Iterator[Sample]:
+        """The real images, with accepted negative texts, without those that were judged and not accepted; then one synthetic
+        image per accepted painting, and those that were made from words. Of None every real image as it is."""
         document = self._datasets.document(dataset_id)
         real = {i.id: Sample(image=i, boxes=tuple(b), phrases=tuple(p)) for i, b, p in document.samples()}
         ids = Ordinals(real.values())
         numbers = numbered((category.id, category.source_id) for category in document.categories)
         for image_id, version in self._edits.corrected_in(dataset_id).items():
             real[image_id] = corrected_sample(real[image_id], version.annotations, numbers, ids)
+        if accepted is None:
+            yield from real.values()
+            return
         texts: dict[int, builtins.list[Candidate]] = {}
         for candidate in accepted:
             if candidate.kind is Kind.NEGATIVE_TEXT:
                 texts.setdefault(candidate.image_id, []).append(candidate)
+        whole = [candidate for candidate in accepted if candidate.kind in WHOLE]
+        kept = {candidate.image_id: candidate for candidate in whole if candidate.digest is None}
+        refused = self._review.images_judged(dataset_id) - kept.keys()
         for image_id, sample in real.items():
-            yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
+            if image_id in kept:
+                yield stated_sample(sample, kept[image_id], self._edit(kept[image_id]), ids)
+            elif image_id not in refused:
+                yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
         for group in _pictures(accepted):
             yield painted_sample(real[group[0].image_id], [(c, self._edit(c)) for c in group], numbers, ids)
+        for candidate in whole:
+            if candidate.digest is not None:
+                yield made_sample(real[candidate.image_id].image, candidate, self._edit(candidate), ids)
 
     def _edit(self, candidate: Candidate) -> dict[str, Any]:
         """The corrections of the person who accepted it with changes."""
@@ -183,7 +194,7 @@ def _pictures(accepted: Iterable[Candidate]) -> builtins.list[builtins.list[Cand
     """Accepted paintings by the picture that shows them: those of one scene share theirs."""
     groups: dict[tuple[int, str | None], builtins.list[Candidate]] = {}
     for candidate in accepted:
-        if candidate.kind is not Kind.NEGATIVE_TEXT:
+        if candidate.kind is not Kind.NEGATIVE_TEXT and candidate.kind not in WHOLE:
             scene = candidate.detail.get("scene") or f"candidate {candidate.id}"
             groups.setdefault((candidate.run_id, scene), []).append(candidate)
     return list(groups.values())
@@ -220,6 +231,61 @@ def painted_sample(
         phrases=tuple(phrases),
         candidate_ids=tuple(candidate.id for candidate, _ in painted),
     )
+
+
+def made_sample(origin: Image, candidate: Candidate, edit: dict[str, Any], ids: Ordinals) -> Sample:
+    """The image that was made from words. It goes to the split of the image that lent them (`origin`)."""
+    content = _content(candidate, edit)
+    image = Image(
+        id=ids.next("image"),
+        dataset_id=origin.dataset_id,
+        file_name=f"winnow/{candidate.id:08d}.{candidate.detail.get('suffix', 'png')}",
+        width=content.width,
+        height=content.height,
+        split=origin.split,
+        digest=candidate.digest,
+        extra={"synthetic": True, "candidate": candidate.id, "kind": str(candidate.kind)},
+    )
+    return _with_content(Sample(image=image), candidate, content, ids)
+
+
+def stated_sample(sample: Sample, candidate: Candidate, edit: dict[str, Any], ids: Ordinals) -> Sample:
+    """An image of the data set that was itself a candidate, as it was imported or as a person corrected it."""
+    if "content" in edit:
+        return _with_content(sample, candidate, _content(candidate, edit), ids)
+    return msgspec.structs.replace(sample, candidate_ids=(candidate.id,))
+
+
+def _content(candidate: Candidate, edit: dict[str, Any]) -> Content:
+    return msgspec.convert(edit["content"], Content) if "content" in edit else candidate.content
+
+
+def _with_content(sample: Sample, candidate: Candidate, content: Content, ids: Ordinals) -> Sample:
+    """The sample with the content's boxes and texts in the place of its own."""
+    image_id, caption_id = sample.image.id, ids.next("phrase")
+    boxes = tuple(
+        Box(
+            id=ids.next("box"),
+            image_id=image_id,
+            xyxy=one.xyxy,
+            category_id=one.category_id,
+            extra={"origin": one.origin} | ({} if one.score is None else {"score": one.score}),
+        )
+        for one in content.boxes
+    )
+    caption = (Phrase(id=caption_id, image_id=image_id, text=content.caption),) if content.caption else ()
+    phrases = tuple(
+        Phrase(
+            id=ids.next("phrase"),
+            image_id=image_id,
+            text=one.text,
+            parent_id=caption_id if caption else None,
+            spans=one.spans if caption else (),
+            box_ids=tuple(boxes[i].id for i in one.boxes),
+        )
+        for one in content.phrases
+    )
+    return Sample(image=sample.image, boxes=boxes, phrases=(*caption, *phrases), candidate_ids=(candidate.id,))
 
 
 def _class_lists(image: Image, painted: set[Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ KINDS = {
     Kind.NEGATIVE_TEXT: ("Negative text", "Is the new text false of this image?"),
     Kind.NEGATIVE_IMAGE: ("Negative image", "Does the new image show what the new text says?"),
     Kind.INSTANCE: ("New instance", "Does the new object look real, and does the box fit it?"),
+    Kind.TRIPLET: ("Image from words", "Does each phrase name what its boxes show?"),
+    Kind.CLASS_IMAGE: ("Class image", "Does the image show this class?"),
+    Kind.PAIR: ("Image and caption", "Does the caption describe the image?"),
 }
 REASONS = ("wrong object", "looks fake", "bad box", "still true", "destroys other object", "other")
 NOT_SCORED = "not scored yet"

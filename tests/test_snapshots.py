@@ -9,7 +9,7 @@ from conftest import candidates, leased
 from db import formats
 from db.edits import Draft, Edit, Presence, draft_of
 from db.errors import NotFound, WinnowError
-from db.records import Dataset, Decision, Kind, NewVerdict, Rule, Score
+from db.records import Content, Dataset, Decision, Kind, Named, NewCandidate, NewVerdict, Placed, Rule, Score
 from db.snapshots import Sample
 from db.store import Store
 from engine.folder import split_coco, training_folder
@@ -158,3 +158,70 @@ def test_a_class_that_was_painted_in_is_absent_no_longer(store: Store, dataset: 
     decided(store, dataset, Kind.INSTANCE, Decision.EDIT, edit={"category_id": ball.id})
     (sample,) = added(store, dataset)
     assert sample.image.extra["neg_category_ids"] == []
+
+
+CONTENT = Content(
+    width=64,
+    height=48,
+    caption="a red mug on a table",
+    phrases=(Named(text="a red mug", spans=((0, 9),), boxes=(0,)), Named(text="a table", spans=((13, 20),))),
+    boxes=(Placed(xyxy=(1.0, 2.0, 30.0, 40.0), score=0.7),),
+)
+
+
+def whole(store: Store, dataset: Dataset, kind: Kind, digest: str | None, image_id: int | None = None) -> int:
+    image = store.datasets.images(dataset.id)[0]
+    made = NewCandidate(
+        target="words:1",
+        variant=0,
+        kind=kind,
+        image_id=image_id or image.id,
+        seed=1,
+        digest=digest,
+        detail={"content": msgspec.to_builtins(CONTENT), "suffix": "png"},
+    )
+    shard = leased(store, dataset.id)
+    store.review.add_candidates(shard, [made], dataset.id)
+    return store.review.candidate_ids(shard.run_id)[0]
+
+
+def test_an_image_made_from_words_brings_its_phrases_and_boxes(store: Store, dataset: Dataset) -> None:
+    one = whole(store, dataset, Kind.TRIPLET, store.datasets.images(dataset.id)[0].digest)
+    assert added(store, dataset, "before") == []
+    store.review.decide([NewVerdict(op_id="a", candidate_id=one, decision=Decision.ACCEPT)])
+    (sample,) = added(store, dataset)
+    assert (sample.image.width, sample.image.height, sample.image.split) == (64, 48, "train")
+    (box,) = sample.boxes
+    assert (box.xyxy, box.extra) == ((1.0, 2.0, 30.0, 40.0), {"origin": "detector", "score": 0.7})
+    caption, mug, table = sample.phrases
+    assert (caption.text, caption.parent_id) == ("a red mug on a table", None)
+    assert (mug.text, mug.parent_id, mug.spans, mug.box_ids) == ("a red mug", caption.id, ((0, 9),), (box.id,))
+    assert table.box_ids == ()
+
+
+def test_a_corrected_triplet_is_as_the_person_left_it(store: Store, dataset: Dataset) -> None:
+    one = whole(store, dataset, Kind.TRIPLET, store.datasets.images(dataset.id)[0].digest)
+    left = msgspec.structs.replace(CONTENT, phrases=CONTENT.phrases[:1], boxes=(Placed(xyxy=(0.0, 0.0, 9.0, 9.0)),))
+    edit = {"content": msgspec.to_builtins(left)}
+    store.review.decide([NewVerdict(op_id="e", candidate_id=one, decision=Decision.EDIT, edit=edit)])
+    (sample,) = added(store, dataset)
+    assert [box.xyxy for box in sample.boxes] == [(0.0, 0.0, 9.0, 9.0)]
+    assert [phrase.text for phrase in sample.phrases] == ["a red mug on a table", "a red mug"]
+
+
+def test_an_image_that_was_judged_is_frozen_only_when_it_was_accepted(store: Store, dataset: Dataset) -> None:
+    judged = store.datasets.images(dataset.id)[1]
+    one = whole(store, dataset, Kind.PAIR, None, judged.id)
+
+    def frozen(name: str) -> set[int]:
+        snapshot = store.snapshots.freeze(name, dataset.id, store.review.policies(dataset.id))
+        return {sample.image.id for sample in store.snapshots.samples(snapshot)[1]}
+
+    assert judged.id not in frozen("pending")
+    store.review.decide([NewVerdict(op_id="a", candidate_id=one, decision=Decision.ACCEPT)])
+    assert judged.id in frozen("accepted")
+    assert {s.image.id for s in added(store, dataset)} == {judged.id}
+    store.review.decide([NewVerdict(op_id="r", candidate_id=one, decision=Decision.REJECT)])
+    assert judged.id not in frozen("rejected")
+    real = store.snapshots.freeze("real", dataset.id)
+    assert judged.id in {sample.image.id for sample in store.snapshots.samples(real)[1]}
