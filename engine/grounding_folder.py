@@ -1,7 +1,7 @@
 """A snapshot as training data for detectors that read: lines of ODVG, and what to find in the validation images.
 
 `train.jsonl` is ODVG with Winnow's `negatives`, and one more key of a grounding record, `negative_images`. `val.json` is an
-OmniLabel document. Files are named by absolute path.
+OmniLabel document, `definitions.json` what is known of the classes. Files are named by absolute path.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import msgspec
 import orjson
 
 from db.errors import WinnowError
-from db.records import Image, Phrase, Snapshot
+from db.records import Image, Kind, Phrase, Snapshot
 from db.snapshots import Header, Sample
 from db.store import Store
-from engine.folder import HELD_OUT
+from engine.folder import HELD_OUT, real_samples
 from engine.seeds import seed_of
 
 Row = dict[str, Any]
-TRAIN, VAL = "train.jsonl", "val.json"
+LEFT_OUT = ("val", "test")  # of training
+MADE = (Kind.TRIPLET, Kind.PAIR)  # images made from words, which teach phrases
+TRAIN, VAL, DEFINITIONS = "train.jsonl", "val.json", "definitions.json"
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -64,7 +66,7 @@ class Grounding(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An image with its classes, a caption, or both."""
+    """An image with its classes, a caption, or both. A caption without regions makes a pair of image and text."""
 
     filename: str
     width: int
@@ -101,52 +103,73 @@ def described(texts: Sequence[tuple[str, list[tuple[float, float, float, float]]
     return Grounding(caption.rstrip(), regions)
 
 
-def grounding_folder(store: Store, snapshot: Snapshot, folder: Path) -> dict[str, int]:
+def grounding_folder(store: Store, snapshot: Snapshot, folder: Path, *, pairs: bool = False) -> dict[str, int]:
     """Write the snapshot's texts and classes; returns the images of each part, and the negatives.
 
-    Training uses the split `train`, or everything outside `val` and `test`. Validation asks the images of `val`, else some
-    that are held out by their id, for their classes and descriptions, and for those texts that are known to be false of
-    them. Negative images go with the images that they were made from. Raises WinnowError when there is nothing to learn.
+    Training uses the split `train`, or everything outside `val` and `test`, and accepted images that were made from words.
+    Validation asks the images of `val`, else some that are held out by their id, for their classes and descriptions, and for
+    those texts that are known to be false of them. Negative images go with the images that they were made from. With
+    `pairs`, also images of which there is only a caption, or only a class (which is then the caption). Raises WinnowError
+    when there is nothing to learn.
     """
     header, samples = store.snapshots.samples(snapshot)
     samples = [sample for sample in samples if sample.image.digest]
     train, val = _parts(samples)
     edits = _edits(store, samples)
-    lines = [line for sample in train for line in _lines(store, header, sample, edits.get(sample.image.id, []))]
+    made = (*MADE, Kind.CLASS_IMAGE) if pairs else MADE
+    train += [sample for sample in samples if _kind_of(sample) in made and sample.image.split not in LEFT_OUT]
+    lines = [line for sample in train for line in _lines(store, header, sample, edits.get(sample.image.id, []), pairs)]
     if not any(line.detection or (line.grounding and line.grounding.regions) for line in lines):
         raise WinnowError(f"Snapshot {snapshot.name!r} has no image with a box that a class or a text names.")
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(folder / TRAIN, lines)
+    (folder / DEFINITIONS).write_bytes(orjson.dumps(_definitions(header)))
     (folder / VAL).write_bytes(orjson.dumps(_omnilabel(store, header, val)))
     texts = sum(len(line.grounding.negatives) for line in lines if line.grounding)
-    return {"train": len(train), "val": len(val), "synthetic": sum(map(len, edits.values())), "negatives": texts}
+    synthetic = sum(map(len, edits.values())) + sum(1 for sample in train if sample.image.extra.get("synthetic"))
+    counts = {"train": len(train), "val": len(val), "synthetic": synthetic, "negatives": texts}
+    return counts | ({"pairs": sum(1 for line in lines if is_pair(line))} if pairs else {})
+
+
+def is_pair(line: Line) -> bool:
+    """Whether the line is a pair of image and text."""
+    return line.grounding is not None and not line.grounding.regions
+
+
+def _kind_of(sample: Sample) -> str:
+    """The kind of candidate that an image was made by, from words; nothing for all others."""
+    return str(sample.image.extra.get("kind", "")) if sample.image.extra.get("synthetic") else ""
+
+
+def _definitions(header: Header) -> dict[str, str]:
+    """What LVIS and its like tell of their classes."""
+    told = {category.name: category.extra.get("def") for category in header.categories}
+    return {name: text.strip() for name, text in told.items() if isinstance(text, str) and text.strip()}
 
 
 def split_omnilabel(store: Store, snapshot: Snapshot, split: str) -> Row:
     """What to ask the real images of one split for, and the answers, as an OmniLabel document. Raises WinnowError when there
     are none."""
-    header, samples = store.snapshots.samples(snapshot)
-    real = [s for s in samples if s.image.digest and not s.image.extra.get("synthetic")]
-    chosen = [sample for sample in real if sample.image.split == split]
-    if not chosen:
-        known = sorted({sample.image.split for sample in real})
-        raise WinnowError(
-            f"Snapshot {snapshot.name!r} has no images of split {split!r}; it has {', '.join(known) or 'none'}."
-        )
-    return _omnilabel(store, header, chosen)
+    header, samples = real_samples(store, snapshot, split)
+    return _omnilabel(store, header, [sample for sample in samples if not _only_said(sample)])
 
 
 def _parts(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """(real images to train on, real images to validate on)."""
     real = [sample for sample in samples if not sample.image.extra.get("synthetic")]
     splits = {sample.image.split for sample in real}
-    left_out = ("val", "test")
-    train = [s for s in real if s.image.split == "train" or ("train" not in splits and s.image.split not in left_out)]
+    train = [s for s in real if s.image.split == "train" or ("train" not in splits and s.image.split not in LEFT_OUT)]
     val = [sample for sample in real if sample.image.split == "val"]
     if not val:
         val = [sample for sample in train if seed_of("held out", sample.image.id) % HELD_OUT == 0]
         train = [sample for sample in train if seed_of("held out", sample.image.id) % HELD_OUT]
-    return train, val
+        train += [sample for sample in val if _only_said(sample)]
+    return train, [sample for sample in val if not _only_said(sample)]
+
+
+def _only_said(sample: Sample) -> bool:
+    """Whether there is a caption but no box: of what it does not say, nothing is known."""
+    return not sample.boxes and any(phrase.holds and not phrase.box_ids for phrase in sample.phrases)
 
 
 def _edits(store: Store, samples: Iterable[Sample]) -> dict[int, list[Edited]]:
@@ -164,19 +187,30 @@ def _edits(store: Store, samples: Iterable[Sample]) -> dict[int, list[Edited]]:
     return found
 
 
-def _lines(store: Store, header: Header, sample: Sample, edits: list[Edited]) -> Iterator[Line]:
+def _lines(store: Store, header: Header, sample: Sample, edits: list[Edited], pairs: bool = False) -> Iterator[Line]:
     """One line with the classes and the first caption or the free descriptions, one more for each further caption."""
     names = {category.id: category.name for category in header.categories}
+    if _kind_of(sample) == Kind.CLASS_IMAGE:
+        sample = _captioned_by_class(sample, names)
     instances = [Instance(b.xyxy, names[b.category_id]) for b in sample.boxes if b.category_id in names and not b.crowd]
     place = Line(str(store.blobs.path(sample.image.digest or "")), sample.image.width, sample.image.height)
     negatives = [phrase.text for phrase in sample.phrases if not phrase.holds]
-    texts = [msgspec.structs.replace(text, negatives=negatives, negative_images=edits) for text in _groundings(sample)]
+    texts = [
+        msgspec.structs.replace(text, negatives=negatives, negative_images=edits) for text in _groundings(sample, pairs)
+    ]
     detection = Detection(instances) if instances else None
     yield msgspec.structs.replace(place, detection=detection, grounding=texts[0] if texts else None)
     yield from (msgspec.structs.replace(place, grounding=text) for text in texts[1:])
 
 
-def _groundings(sample: Sample) -> Iterator[Grounding]:
+def _captioned_by_class(sample: Sample, names: dict[int, str]) -> Sample:
+    """The image of a class as a pair: its caption is the name (METHODS 4.7, classification data as pairs)."""
+    said = dict.fromkeys(names[box.category_id] for box in sample.boxes if box.category_id in names)
+    phrases = tuple(Phrase(id=-1, image_id=sample.image.id, text=name) for name in said)
+    return msgspec.structs.replace(sample, boxes=(), phrases=phrases)
+
+
+def _groundings(sample: Sample, pairs: bool = False) -> Iterator[Grounding]:
     boxes = {box.id: box.xyxy for box in sample.boxes}
 
     def named(phrase: Phrase) -> list[tuple[float, float, float, float]]:
@@ -190,6 +224,8 @@ def _groundings(sample: Sample) -> Iterator[Grounding]:
         parts = [part for part in true if part.parent_id == caption.id and part.spans and part.box_ids]
         if parts:
             yield Grounding(caption.text, [Region(named(p), p.text, [(a, b) for a, b in p.spans]) for p in parts])
+        elif pairs and caption.parent_id is None and not caption.box_ids and caption.text.strip():
+            yield Grounding(caption.text)
 
 
 def _omnilabel(store: Store, header: Header, samples: Sequence[Sample]) -> Row:

@@ -16,6 +16,7 @@ from db.errors import NotFound, WinnowError
 from db.records import Candidate, Run, RunKind, Shard, State
 from db.store import Store
 from engine.control import Control, Stopped
+from engine.evaluation.d3 import Prompting, Scenario
 from engine.examples import accepted_pairs
 from engine.filters import FILTERS
 from engine.generate import Generator, Made
@@ -228,9 +229,18 @@ def start_train(
     return store.ledger.run(run.id)
 
 
-def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: str, wait: bool = False) -> Run:
+def start_evaluate(
+    store: Store,
+    *,
+    train_run_id: int,
+    snapshot_id: int,
+    split: str,
+    scenario: Scenario = "intra",
+    prompting: Prompting = "parallel",
+    wait: bool = False,
+) -> Run:
     """Queue the evaluation of a trained detector on one split of a snapshot; with `wait`, after a training that has not
-    ended yet. Raises WinnowError when there is no such model or split."""
+    ended yet. Scenario and prompting are those of D3. Raises WinnowError when there is no such model or split."""
     trained = store.ledger.run(train_run_id)
     if trained.kind is not RunKind.TRAIN or not (trained.state is State.DONE or (wait and not trained.state.ended)):
         raise WinnowError(f"Run {train_run_id} is no finished training ({trained.kind}, {trained.state}).")
@@ -240,7 +250,13 @@ def start_evaluate(store: Store, *, train_run_id: int, snapshot_id: int, split: 
         f"Run {train_run_id} on {snapshot.name}, {split}",
         dataset_id=snapshot.dataset_id,
         recipe="",
-        options={"train_run_id": train_run_id, "snapshot_id": snapshot.id, "split": split},
+        options={
+            "train_run_id": train_run_id,
+            "snapshot_id": snapshot.id,
+            "split": split,
+            "scenario": scenario,
+            "prompting": prompting,
+        },
         seed=trained.seed,
         versions=versions(),
         after_id=trained.id if wait else None,

@@ -11,6 +11,7 @@ from db import formats
 from db.errors import WinnowError
 from db.records import Dataset, Run, Snapshot
 from engine import demo, runs
+from engine.evaluation.d3 import Prompting, Scenario
 from engine.packs import DEFAULT_PACK
 from engine.preflight import Preflight
 from engine.preflight import preflight as try_out
@@ -171,10 +172,25 @@ def start_training(
     )
 
 
-def start_evaluation(studio: Studio, *, train_run: int, snapshot: str | int, split: str) -> Run:
+def start_evaluation(
+    studio: Studio,
+    *,
+    train_run: int,
+    snapshot: str | int,
+    split: str,
+    scenario: Scenario = "intra",
+    prompting: Prompting = "parallel",
+) -> Run:
     """Queue the evaluation of a finished training on one split of a snapshot."""
-    chosen = studio.store.snapshots.get(snapshot)
-    return _ring(studio, runs.start_evaluate(studio.store, train_run_id=train_run, snapshot_id=chosen.id, split=split))
+    run = runs.start_evaluate(
+        studio.store,
+        train_run_id=train_run,
+        snapshot_id=studio.store.snapshots.get(snapshot).id,
+        split=split,
+        scenario=scenario,
+        prompting=prompting,
+    )
+    return _ring(studio, run)
 
 
 # Runs

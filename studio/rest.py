@@ -10,6 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.diversity import of_run
+from engine.evaluation.d3 import Prompting, Scenario
 from engine.packs import DEFAULT_PACK
 from studio import actions
 from studio.context import Studio
@@ -66,6 +67,8 @@ class Evaluate(Body):
     train_run: int
     snapshot: str | int
     split: str = "test"
+    scenario: Scenario = "intra"
+    prompting: Prompting = "parallel"
 
 
 def router(studio: Studio) -> APIRouter:

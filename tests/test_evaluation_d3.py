@@ -122,24 +122,6 @@ def test_an_image_is_asked_as_the_official_package_says(tmp_path: Path) -> None:
     assert asked.asked(0, "inter") == tuple(range(1, 9)) == tuple(data.get_sent_ids())
 
 
-@pytest.mark.parametrize(("scenario", "count"), [("intra", 4), ("inter", 8)])
-def test_both_promptings_ask_for_the_same_sentences(scenario: Any, count: int) -> None:
-    asked = sentences(native(0))
-    parallel = list(asked.prompts(3, scenario, "parallel"))
-    (joint,) = asked.prompts(3, scenario, "concatenated")
-    assert len(parallel) == len(joint.sentence_ids) == count
-    assert [i for p in parallel for i in p.sentence_ids] == list(joint.sentence_ids)
-    for prompt in [*parallel, joint]:
-        cut = [prompt.text[start:end] for start, end in prompt.spans]
-        assert cut == [asked.texts[i] for i in prompt.sentence_ids]
-
-
-def test_a_final_full_stop_is_not_doubled() -> None:
-    asked = Sentences({1: "a dog.", 2: "a cat"}, set(), {7: [2, 1]})
-    (joint,) = asked.prompts(7, "intra", "concatenated")
-    assert joint.text == "a dog. a cat" and joint.spans == ((0, 5), (7, 12))
-
-
 def test_asking_for_everything_costs_precision(tmp_path: Path) -> None:
     """The same detector with sure boxes for the sentences of other groups: these count in the inter scenario only."""
     data = native(1)

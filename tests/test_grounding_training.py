@@ -16,8 +16,8 @@ from conftest import candidates, leased, picture
 from db.errors import NotFound, WinnowError
 from db.records import Dataset, Decision, Kind, NewVerdict
 from db.store import Store
-from engine.evaluation import d3
 from engine.evaluation.omnilabel import evaluate
+from engine.evaluation.spoken import Asked
 from engine.grounding_folder import (
     TRAIN,
     VAL,
@@ -44,7 +44,7 @@ from engine.training.language_presets import LanguageCard, blueprint, load_reade
 from engine.training.launch import TrainJob, train
 from engine.training.negatives import token_length
 from engine.training.presets import shipped_folder
-from engine.training.queries import Query, as_coco, ask, d3_queries, omnilabel_queries, query
+from engine.training.queries import Query, ask, omnilabel_queries, query, spoken_queries
 
 CARD = LanguageCard("tiny_grounding", (96, 72))
 READING = [preset for preset in PRESETS.values() if preset.kind == "grounding"]
@@ -320,14 +320,16 @@ def test_omnilabel_asks_long_descriptions_one_at_a_time_and_short_ones_together(
     assert sum((q.ids for q in parts), ()) == whole.ids and all(length(q.text) <= 12 for q in parts)
 
 
-def test_d3_asks_the_sentences_of_a_group() -> None:
-    sentences = d3.Sentences({1: "red mug", 2: "mug that is not red"}, {2}, {3: [1, 2]})
-    document = {"images": [{"id": 3, "file_name": "x.png"}]}
-    assert [q.ids for q in d3_queries(document, Path(), sentences)] == [(1,), (2,)]
-    (one,) = d3_queries(document, Path(), sentences, prompting="concatenated")
+def test_texts_are_asked_one_at_a_time_or_as_many_as_fit() -> None:
+    length = token_length(tokenizer_of(CARD))
+    asked = [Asked(Path("x.png"), 3, {1: "red mug.", 2: "mug that is not red"})]
+    assert [(q.text, q.ids) for q in spoken_queries(asked, length, 256)] == [
+        ("red mug.", (1,)),
+        ("mug that is not red.", (2,)),
+    ]
+    (one,) = spoken_queries(asked, length, 256, together=True)
+    assert one.ids == (1, 2)
     assert [one.text[start:end] for start, end in one.spans] == ["red mug", "mug that is not red"]
-    rows = [{"image_id": 3, "bbox": [1, 2, 3, 4], "description_ids": [1, 2], "scores": [0.5, 0.2]}]
-    assert [(row["category_id"], row["score"]) for row in as_coco(rows)] == [(1, 0.5), (2, 0.2)]
 
 
 # Public configurations

@@ -26,7 +26,6 @@ Scenario = Literal["intra", "inter"]
 Prompting = Literal["parallel", "concatenated"]
 """parallel: one sentence for each pass of the detector. concatenated: all of them joined into one text."""
 
-JOINT = ". "
 LENGTHS = {"short": (1, 3), "middle": (4, 6), "long": (7, 9), "very_long": (10, 10_000)}
 """Words of a sentence, split at single blanks, both ends inside."""
 
@@ -49,16 +48,6 @@ class D3Result(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What the detector gets in one pass over an image: `text`, and the character `spans` of the sentences in it."""
-
-    image_id: int
-    text: str
-    sentence_ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
 class Sentences:
     """The sentences of a data set by id, which of them speak of absence, and the group of sentences of each image."""
 
@@ -78,16 +67,6 @@ class Sentences:
         if image_id not in self.groups:
             raise WinnowError(f"Image {image_id!r} has no group of sentences, which the intra scenario needs.")
         return tuple(sorted(self.groups[image_id]))
-
-    def prompts(self, image_id: int, scenario: Scenario, prompting: Prompting) -> Iterator[Prompt]:
-        """One prompt for each sentence, or one for all; final full stops go, as the joint sets its own."""
-        asked = self.asked(image_id, scenario)
-        parts = [(i,) for i in asked] if prompting == "parallel" else [asked] if asked else []
-        for ids in parts:
-            texts = [self.texts[i].strip().rstrip(".") for i in ids]
-            ends = np.cumsum([len(text) + len(JOINT) for text in texts]) - len(JOINT)
-            spans = tuple((int(end) - len(text), int(end)) for text, end in zip(texts, ends, strict=True))
-            yield Prompt(image_id, JOINT.join(texts), ids, spans)
 
 
 def evaluate(

@@ -25,7 +25,8 @@ def evaluate(kind: str, truth: Row, predictions: Sequence[Row]) -> Result:
     | `d3` | a COCO document, a sentence a class with `absent` (bool), images with `sentence_ids` asked of them, and perhaps
       `scenario` and `prompting` | COCO results | FULL, PRES, ABS, by words |
     | `refcoco` | `expressions`: id, bbox, perhaps split | phrase_id, bbox, score | P@k, by split |
-    | `flickr30k` | `phrases`: id, boxes, perhaps types | phrase_id, bbox, score | `ANY-BOX` and `MERGED-BOXES` |
+    | `flickr30k` | `phrases`: id, boxes, perhaps types | phrase_id, bbox, score | `ANY-BOX` and `MERGED-BOXES`, and their
+      recalls as `ANY-BOX R@1` |
 
     Boxes are xywh in pixels. Raises NotFound for another kind, and WinnowError with each fault of truth and predictions.
     """
@@ -81,7 +82,9 @@ def _at_k(precision: dict[int, float]) -> dict[str, float]:
 def _flickr30k(truth: Row, predictions: Sequence[Row]) -> Result:
     phrases = read_document(truth, "phrases")["phrases"]
     protocols: tuple[flickr.Protocol, ...] = ("ANY-BOX", "MERGED-BOXES")
-    return {protocol: flickr.evaluate(phrases, predictions, protocol).as_dict() for protocol in protocols}
+    found = {protocol: flickr.evaluate(phrases, predictions, protocol) for protocol in protocols}
+    recalls = {f"{name} R@{k}": value for name, one in found.items() for k, value in one.recall.items()}
+    return {**recalls, **{name: one.as_dict() for name, one in found.items()}}
 
 
 KINDS: dict[str, Callable[[Row, Sequence[Row]], Result]] = {
@@ -92,7 +95,14 @@ KINDS: dict[str, Callable[[Row, Sequence[Row]], Result]] = {
     "refcoco": _refcoco,
     "flickr30k": _flickr30k,
 }
-PARTS = {"lvis": "LVIS ", "lvis_fixed": "", "omnilabel": "OmniLabel ", "d3": "D3 "}
+PARTS = {
+    "lvis": "LVIS ",
+    "lvis_fixed": "",
+    "omnilabel": "OmniLabel ",
+    "d3": "D3 ",
+    "refcoco": "RefCOCO ",
+    "flickr30k": "Flickr30k ",
+}
 """Results that stand beside those of COCO, and how the names of their numbers begin."""
 NO_QUALITY = {"seconds"}
 """What the result of a training says besides."""

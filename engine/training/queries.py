@@ -1,4 +1,4 @@
-"""Asking detectors that read: what goes into one pass, and what came out, as the evaluations of OmniLabel and D3 want it.
+"""Asking detectors that read: what goes into one pass, and what came out, as the evaluations of texts want it.
 
 How many descriptions share a prompt changes what most models answer, so it is said with every result. OmniLabel's published
 way asks descriptions of more than two words one at a time and shorter ones by twenty.
@@ -27,7 +27,7 @@ from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 
-from engine.evaluation.d3 import Prompting, Scenario, Sentences
+from engine.evaluation.spoken import Asked
 from engine.training.data import as_input, fit
 from engine.training.negatives import SEPARATOR, Length
 
@@ -111,14 +111,12 @@ def fitting(ids: Iterable[int], texts: Mapping[int, str], length: Length, limit:
         yield tuple(part)
 
 
-def d3_queries(
-    document: Row, folder: Path, sentences: Sentences, scenario: Scenario = "intra", prompting: Prompting = "parallel"
-) -> list[Query]:
-    """What to ask the images of a D3 document."""
+def spoken_queries(asked: Iterable[Asked], length: Length, limit: int, *, together: bool = False) -> list[Query]:
+    """What to ask images for: each text by itself, or as many `together` as `limit` tokens hold."""
     return [
-        Query(folder / image["file_name"], image["id"], prompt.text, prompt.sentence_ids, prompt.spans)
-        for image in document["images"]
-        for prompt in sentences.prompts(image["id"], scenario, prompting)
+        query(one.path, one.image_id, {i: one.texts[i] for i in part})
+        for one in asked
+        for part in (fitting(one.texts, one.texts, length, limit) if together else ((i,) for i in one.texts))
     ]
 
 
@@ -196,12 +194,3 @@ def ask(
         if progress is not None:
             progress(start + len(items), len(queries))
     return answers
-
-
-def as_coco(predictions: Iterable[Row]) -> list[Row]:
-    """OmniLabel predictions as COCO results with the description as category, as D3 takes them."""
-    return [
-        {"image_id": row["image_id"], "category_id": description, "bbox": row["bbox"], "score": score}
-        for row in predictions
-        for description, score in zip(row["description_ids"], row["scores"], strict=True)
-    ]
