@@ -21,6 +21,7 @@ from db.errors import WinnowError
 from db.records import Kind, Run, State
 from db.store import Store
 from db.users import Role, one_time_password
+from engine.evaluation.d3 import Prompting, Scenario
 from engine.evaluation.suite import numbers
 from engine.packs import DEFAULT_PACK
 from engine.presets import TrainOptions
@@ -364,14 +365,22 @@ def evaluate(
     train_run: Annotated[int, typer.Argument(help="id of a finished training")],
     snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the split")],
     split: Annotated[str, typer.Option(help="split to evaluate on")] = "test",
+    scenario: Annotated[
+        Scenario, typer.Option(help="of D3: an image is asked for the sentences of its group, or all")
+    ] = "intra",
+    prompting: Annotated[
+        Prompting, typer.Option(help="of D3: one sentence in each prompt, or as many as fit")
+    ] = "parallel",
     wait: Wait = True,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained detector with the official metrics: COCO's, those of LVIS where the data set has what they need,
-    and those of OmniLabel for a detector that reads."""
+    and for a detector that reads those of OmniLabel, and of D3, RefCOCO or Flickr30k Entities for data sets of these formats."""
     with studio_at(home) as studio:
-        run = actions.start_evaluation(studio, train_run=train_run, snapshot=snapshot, split=split)
+        run = actions.start_evaluation(
+            studio, train_run=train_run, snapshot=snapshot, split=split, scenario=scenario, prompting=prompting
+        )
         follow(studio, run, wait)
         finished = studio.store.ledger.run(run.id)
     show(finished, as_json, _metrics(finished))

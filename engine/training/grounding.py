@@ -26,11 +26,23 @@ from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric
 from mmengine.structures import InstanceData
 
+from engine.evaluation import suite
+from engine.evaluation.d3 import Prompting
 from engine.evaluation.omnilabel import evaluate
+from engine.evaluation.spoken import Spoken
 from engine.training.data import Motion, _tint, as_input, fit
 from engine.training.language_presets import LONGEST, LanguageCard, blueprint, load_reader, tokenizer_of
 from engine.training.negatives import ClassPrompt, EnhancedNegatives, Length, token_length, too_long
-from engine.training.queries import Query, QueryDataset, ask, found_in, omnilabel_queries, read, read_omnilabel
+from engine.training.queries import (
+    Query,
+    QueryDataset,
+    ask,
+    found_in,
+    omnilabel_queries,
+    read,
+    read_omnilabel,
+    spoken_queries,
+)
 from engine.training.samplers import SourceSampler
 from engine.training.task import Task, TrainJob, loader
 
@@ -218,12 +230,25 @@ class OmniLabelMetric(BaseMetric):
         return evaluate(self._document, [row for rows in results for row in rows]).as_dict()
 
 
-def asked_about(
-    folder: Path, document: dict[str, Any], progress: Callable[[int, int], None], device: str = "cpu"
-) -> dict[str, Any]:
+Progress = Callable[[int, int], None]
+
+
+def asked_about(folder: Path, document: dict[str, Any], progress: Progress, device: str = "cpu") -> dict[str, Any]:
     """The numbers of `OmniLabelResult` for the detector in `folder`; `progress` may raise to stop."""
     model, card = load_reader(folder)
-    model.to(device)
     length = token_length(tokenizer_of(card))
     queries = omnilabel_queries(document, Path(), length, LONGEST, together=card.isolated)
-    return evaluate(document, ask(model, queries, card.image_size, progress)).as_dict()
+    return evaluate(document, ask(model.to(device), queries, card.image_size, progress)).as_dict()
+
+
+def spoken_about(
+    folder: Path, spoken: Spoken, progress: Progress, device: str = "cpu", prompting: Prompting = "parallel"
+) -> dict[str, Any]:
+    """The numbers of the protocol for the detector in `folder`. Texts share a prompt when the prompting is "concatenated";
+    with a model whose sentences do not read one another they always do, as that changes nothing."""
+    model, card = load_reader(folder)
+    length = token_length(tokenizer_of(card))
+    together = card.isolated or prompting == "concatenated"
+    queries = spoken_queries(spoken.asked, length, LONGEST, together=together)
+    found = spoken.predictions(ask(model.to(device), queries, card.image_size, progress))
+    return suite.evaluate(spoken.kind, {**spoken.truth, "prompting": prompting}, found)

@@ -20,12 +20,13 @@ from engine.backends.mmdet_reader import MMDetReader
 from engine.control import Control, Stopped
 from engine.evaluation import suite
 from engine.evaluation import truth as truths
+from engine.evaluation.spoken import spoken
 from engine.grounding_folder import split_omnilabel
 from engine.pixels import decode
 from engine.presets import PRESETS
 from engine.training.averaging import digest_of
 from engine.training.events import EventFile
-from engine.training.grounding import asked_about
+from engine.training.grounding import asked_about, spoken_about
 from engine.training.launch import TrainJob
 from engine.training.launch import train as train_detector
 from engine.training_data import training_data
@@ -96,7 +97,8 @@ def _keep_model(made: Path, target: Path) -> dict[str, Any]:
 
 def evaluate(store: Store, run: Run, control: Control) -> None:
     """Predict over the real images of the split; the official metrics and the predictions become the run's result: those
-    of COCO, of LVIS where the data set has what they need, and of OmniLabel for a detector that reads."""
+    of COCO, of LVIS where the data set has what they need, and for a detector that reads those of OmniLabel and of the
+    protocol that the data set's format has for texts (D3, RefCOCO, Flickr30k Entities)."""
     trained = store.ledger.run(run.options["train_run_id"])
     folder = model_folder(store, trained.id)
     if not folder.is_dir():
@@ -107,8 +109,13 @@ def evaluate(store: Store, run: Run, control: Control) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detector = MMDetReader(folder, _names(truth), device) if reads else MMDetDetector(folder, device)
     predictions = _predict(detector, truth, control)
-    result = suite.evaluate(suite.fitting(truth), truth, predictions)
+    classes = bool(truth["categories"])  # a data set of texts alone has none
+    result = suite.evaluate(suite.fitting(truth), truth, predictions) if classes else {}
     if reads:
+        told = spoken(store, snapshot, split, run.options.get("scenario", "intra"))
+        if told is not None:
+            prompting = run.options.get("prompting", "parallel")
+            result[told.kind] = spoken_about(folder, told, _watched(control), device, prompting)
         result["omnilabel"] = asked_about(folder, split_omnilabel(store, snapshot, split), _watched(control), device)
     stored = store.blobs.put(msgspec.json.encode(predictions))
     store.ledger.set_result(run.id, {**result, "predictions": stored, "images": len(truth["images"])})
