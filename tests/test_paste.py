@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from db.document import Document
-from db.errors import WinnowError
+from db.errors import NotFound
 from db.records import Box, Category, Image
 from db.store import Store
 from engine.backends.cutouts import Instances, ellipse, outline, segmentation_mask
@@ -143,9 +143,13 @@ def test_crowds_are_no_sources(store: Store, tmp_path: Path) -> None:
     assert isinstance(PastePainter(context).paint([task(context)])[0], str)
 
 
-def test_options_are_refused(context: Context) -> None:
-    with pytest.raises(WinnowError, match="blend"):
-        PastePainter(context, blend="poisson")
+def test_another_data_set_lends_its_instances(context: Context, store: Store, tmp_path: Path) -> None:
+    other = imported(store, tmp_path / "others", splits=lambda i: "")
+    lent = {image.id for image in store.datasets.images(other.dataset_id)}
+    result = PastePainter(context, donors="others").paint([task(context)])[0]
+    assert isinstance(result, Painted) and result.detail["source_image"] in lent
+    with pytest.raises(NotFound, match="data set"):
+        PastePainter(context, donors="nobody")
 
 
 corner = st.tuples(st.floats(-0.0, 0.9), st.floats(0.0, 0.9), st.floats(0.05, 1.0), st.floats(0.05, 1.0))

@@ -1,4 +1,4 @@
-"""The paste painter: puts an instance of the data set itself into a box. No weights; works on any photos."""
+"""The paste painter: puts an instance of the data set itself, or of another one, into a box. No weights; works on any photos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from db.errors import WinnowError
 from db.records import XYXY
 from engine.backends.cutouts import Cutout, Instances, Source, ellipse, outline, whole_light
 from engine.pixels import Rectangle, lab, rectangle
@@ -38,12 +37,13 @@ class _Placed(NamedTuple):
 
 
 class PastePainter:
-    """Replaces what is in a box by an instance of the task's class, cut from another image of the same split."""
+    """Replaces what is in a box by an instance of the task's class, cut from another image of the same split; with `donors`,
+    the name of another data set, from its images, where they have a class of that name. Raises NotFound without it."""
 
-    def __init__(self, context: Context, **options: Any) -> None:
-        if options:
-            raise WinnowError(f"The backend 'paste' has no options; got {', '.join(sorted(options))}.")
-        self._context = context
+    def __init__(self, context: Context, donors: str | None = None) -> None:
+        self._context, self._lent = context, None
+        if donors is not None:
+            self._lent = Instances(context.store, context.store.datasets.get(donors).id)
 
     @cached_property
     def _instances(self) -> Instances:
@@ -89,7 +89,8 @@ class PastePainter:
     def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
         """At random among instances of another annotation; likely one of about the size and shape of the box, and the
         first of a few with a real outline."""
-        found = self._instances.sources(task.category or "", self._instances.split_of(task.box_id))
+        lent, box_id = (self._instances, task.box_id) if self._lent is None else (self._lent, None)
+        found = lent.sources(task.category or "", lent.split_of(box_id))
         others = [source for source in found if source.box.id != task.box_id]
         if not others:
             return None

@@ -11,11 +11,11 @@ from engine.roles import Context, Painted, PaintTask
 
 
 class CarelessPainter:
-    """The paste painter, but `wrong` of the tasks (0..1, chosen by their seeds) are painted with another class than was
-    asked for. `detail["painted"]` says which."""
+    """The paste painter with its `donors`, but `wrong` of the tasks (0..1, chosen by their seeds) are painted with another
+    class than was asked for. `detail["painted"]` says which."""
 
-    def __init__(self, context: Context, wrong: float) -> None:
-        self._painter, self._wrong = PastePainter(context), wrong
+    def __init__(self, context: Context, wrong: float, donors: str | None = None) -> None:
+        self._painter, self._wrong = PastePainter(context, donors), wrong
         self._classes = [category.name for category in context.store.datasets.categories(context.dataset_id)]
 
     def paint(self, tasks: Sequence[PaintTask]) -> list[Painted | str]:

@@ -33,6 +33,7 @@ from engine.tabletop.kinds import KINDS
 
 PRESET, PACK = "tiny_atss", "lab"
 AGREEMENT = "detector_agreement"
+WORLD = "world"  # the data set whose instances the painter pastes
 STARTED_FROM = 10_000  # seed of the world that the shared start learns from
 REAL, NAIVE, SAMPLED, TOLERANT, FILTERED, STRICT = (
     "real only", "naive mixing", "p 0.2", "p 0.2, ignore", "p 0.2, ignore, filter", "p 0.2, filter"
@@ -80,8 +81,8 @@ policy: [{filter: outside_change, at_most: 0}]
 
 class Size(msgspec.Struct, frozen=True):
     """How large the lab is. `kinds` are the classes, `tail` how long-tailed the real images are; `variants` are painted of
-    each scene, of which `wrong` (0..1) show another class than their labels say; the filter wants an IoU of `agreement`
-    with what the judge sees. `start_...` is the shared start, whose learning rate is twice `lr`."""
+    each scene, of which `wrong` (0..1) show another class than their labels say, with instances of `world` other images; the
+    filter wants an IoU of `agreement` with what the judge sees. `start_...` is the shared start, whose learning rate is twice `lr`."""
 
     width: int = 128
     height: int = 96
@@ -90,6 +91,7 @@ class Size(msgspec.Struct, frozen=True):
     real: int = 60
     held_out: int = 200
     variants: int = 3
+    world: int = 300
     wrong: float = 0.3
     agreement: float = 0.3
     steps: int = 350
@@ -99,7 +101,7 @@ class Size(msgspec.Struct, frozen=True):
     start_steps: int = 1200
 
 
-QUICK = Size(real=8, held_out=8, variants=1, agreement=0.0, steps=3, batch_size=2, start_images=6, start_steps=2)
+QUICK = Size(real=8, held_out=8, variants=1, world=24, agreement=0.0, steps=3, batch_size=2, start_images=6, start_steps=2)
 
 
 def study(quick: bool, work: Path) -> Study:
@@ -115,8 +117,9 @@ def notes(size: Size) -> tuple[str, ...]:
     return (
         (
             f"{size.real} real training images of {size.width}x{size.height} with {size.kinds} long-tailed classes, others for "
-            f"every seed; {size.variants} generated images of each, the painter pastes instances of the real images "
-            f"themselves. {size.held_out} other images show all classes equally often and are looked at once, after the last "
+            f"every seed; {size.variants} generated images of each. The painter pastes instances of {size.world} images that no "
+            "detector sees: it stands for a diffusion model, which knows more of the world than the labelled images show. "
+            f"{size.held_out} other images show all classes equally often and are looked at once, after the last "
             "step: no model is selected."
         ),
         (
@@ -207,9 +210,11 @@ class Bench:
         size = self._size
         build(place / "scenes", _level(size, size.kinds, size.tail), {"train": size.real}, seed=seed)
         build(place / "scenes", _level(size, size.kinds, 0.0), {"val": size.held_out}, seed=seed)
+        build(place / WORLD, _level(size, size.kinds, 0.0), {"train": size.world}, seed=STARTED_FROM + 1 + seed)
         store = Store(place / "home")
         try:
-            made = document(place / "scenes")
+            world, made = document(place / WORLD), document(place / "scenes")
+            store.datasets.import_document(replace(world, categories=world.categories[: size.kinds]), WORLD)
             dataset = store.datasets.import_document(replace(made, categories=made.categories[: size.kinds]), "lab")
             training_folder(store, store.snapshots.freeze("real", dataset.id), place / "real")
         finally:
@@ -289,7 +294,7 @@ def _pack(size: Size, judge: Path) -> str:
         "title": "The lab's",
         "summary": "A painter that errs on purpose, and the detector trained on the real images.",
         "needs": "nothing",
-        "painter": {"backend": "careless", "options": {"wrong": size.wrong}},
+        "painter": {"backend": "careless", "options": {"wrong": size.wrong, "donors": WORLD}},
         "detector": {"backend": "trained_detector", "options": {"model": str(judge)}},
     }
     return yaml.safe_dump(pack)
