@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from db.document import Document
-from db.errors import NotFound
+from db.errors import NotFound, WinnowError
 from db.records import Box, Category, Image
 from db.store import Store
 from engine.backends.cutouts import Instances, ellipse, outline, segmentation_mask
