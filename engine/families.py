@@ -18,7 +18,7 @@ from db.errors import WinnowError
 from db.records import Policy, Rule
 from engine.bound import Proposal, in_turn, is_bad, loosest, nested
 from engine.filters import FILTERS
-from engine.lab import decide
+from engine.thresholds import decide
 
 MEMBERS = 12  # of a family; more of them would hardly differ
 

@@ -20,7 +20,6 @@ from engine.evaluation.d3 import Prompting, Scenario
 from engine.examples import accepted_pairs
 from engine.filters import FILTERS
 from engine.generate import Generator, Made
-from engine.lab import refuse_unknown
 from engine.packs import Pack, load_pack, prompt_digests
 from engine.presets import PRESETS, train_options
 from engine.prompts import Pair
@@ -32,6 +31,7 @@ from engine.roles import Context
 from engine.score import score
 from engine.spending import Estimate, estimate, measured, note, spent
 from engine.targets import choose, choose_by_class
+from engine.thresholds import refuse_unknown
 
 TARGETS_PER_SHARD = 32
 AT_ONCE = 8  # targets made together, so that models can batch; what is made is stored after each such part

@@ -19,7 +19,7 @@ from db.columns import ACCEPT, PENDING, REJECT, Table
 from db.errors import WinnowError
 from db.records import Candidate, Kind, Policy, Rule, RunKind
 from db.store import Store
-from engine import lab
+from engine import thresholds
 from engine.filters import FILTERS
 from studio import views
 from studio.api import Route, RowId, answer, chosen_dataset, from_our_pages
@@ -108,7 +108,7 @@ def _add_looking(routes: APIRouter, store: Store) -> None:
         """A histogram of every filter that has measured something here, split by verdict."""
         table = _table(store, place)
         measured = [name for name in sorted(table.scores, key=_order) if not np.isnan(table.scores[name]).all()]
-        found = [{"filter": name, **msgspec.structs.asdict(lab.histogram(table, name))} for name in measured]
+        found = [{"filter": name, **msgspec.structs.asdict(thresholds.histogram(table, name))} for name in measured]
         return answer({"total": len(table), "histograms": found})
 
     @routes.post("/ask")
@@ -121,7 +121,7 @@ def _add_looking(routes: APIRouter, store: Store) -> None:
     def scatter(plane: Plane) -> Response:
         """Two filters against each other; a fair sample when there are many."""
         table = _table(store, plane)
-        points = lab.scatter(table, plane.x, plane.y)
+        points = thresholds.scatter(table, plane.x, plane.y)
         rows = {"x": _short(points.x), "y": _short(points.y), "human": points.human.tolist()}
         return answer(rows | {"note": points.note})
 
@@ -133,13 +133,13 @@ def _add_keeping(routes: APIRouter, store: Store) -> None:
     def inside(lasso: Lasso) -> Response:
         """Keep what lies within a polygon, to open it in Review."""
         table = _table(store, lasso)
-        return _kept(store, lasso.dataset, lab.inside(table, lasso.x, lasso.y, lasso.polygon))
+        return _kept(store, lasso.dataset, thresholds.inside(table, lasso.x, lasso.y, lasso.polygon))
 
     @routes.post("/flipped", dependencies=ours)
     def flipped(change: Flipped) -> Response:
         """Keep all that would change to the named side, to open it in Review."""
         table = _table(store, change)
-        was, now = lab.decide(table, _policy(change.before)), lab.decide(table, _policy(change.after))
+        was, now = thresholds.decide(table, _policy(change.before)), thresholds.decide(table, _policy(change.after))
         return _kept(store, change.dataset, table.ids[(was != now) & (now == STATES[change.to])])
 
     @routes.post("/these", dependencies=ours)
@@ -260,9 +260,9 @@ def _table(store: Store, place: Place) -> Table:
 
 def _asked(store: Store, table: Table, change: Change) -> dict[str, Any]:
     before, after = _policy(change.before), _policy(change.after)
-    decided = lab.decide(table, after)
-    flips = lab.flips(table, before, after)
-    agreement = lab.against(table, decided)
+    decided = thresholds.decide(table, after)
+    flips = thresholds.flips(table, before, after)
+    agreement = thresholds.against(table, decided)
     sides = {
         "accept": (flips.to_accept, flips.first_accept),
         "reject": (flips.to_reject, flips.first_reject),
@@ -270,7 +270,7 @@ def _asked(store: Store, table: Table, change: Change) -> dict[str, Any]:
     }
     shown = _examples(store, [i for _, ids in sides.values() for i in ids])
     return {
-        "before": _tally(lab.decide(table, before)),
+        "before": _tally(thresholds.decide(table, before)),
         "after": _tally(decided),
         "flips": {
             side: {"count": count, "cards": [shown[i] for i in ids if i in shown]}
@@ -335,7 +335,7 @@ def _save(store: Store, saved: Saved) -> Policy:
     table = store.review.columns(saved.dataset)
     rules = [one.rule() for one in saved.rules]
     classes = {category.name for category in store.datasets.categories(saved.dataset)}
-    lab.refuse_unknown(rules, {*FILTERS, *table.scores}, classes)
+    thresholds.refuse_unknown(rules, {*FILTERS, *table.scores}, classes)
     known = {run["value"] for run in _runs(store, saved.dataset)}
     foreign = sorted(set(saved.runs) - known)
     if foreign:

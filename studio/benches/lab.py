@@ -24,7 +24,7 @@ from db.document import Document
 from db.errors import WinnowError
 from db.records import Category, Decision, Image, NewVerdict, Policy, Rule, RunKind
 from db.store import Store
-from engine import lab
+from engine import thresholds
 from engine.provenance import versions
 
 CANDIDATES, CLASSES = 1_000_000, 80
@@ -70,16 +70,16 @@ def _figures(store: Store, dataset: int, file: Path, rounds: int) -> dict[str, f
     began = time.perf_counter()
     table = store.review.columns(dataset)
     load = time.perf_counter() - began
-    decided = lab.decide(table, after)
+    decided = thresholds.decide(table, after)
     circle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     polygon = [(0.5 + 0.45 * float(np.cos(a)), 0.5 + 0.45 * float(np.sin(a))) for a in circle]
     asked: dict[str, Callable[[], Any]] = {
-        "histogram_ms": lambda: lab.histogram(table, "seam"),
-        "decide_ms": lambda: lab.decide(table, after),
-        "flips_ms": lambda: lab.flips(table, before, after),
-        "against_ms": lambda: lab.against(table, decided),
-        "scatter_ms": lambda: lab.scatter(table, "seam", "sharpness"),
-        "inside_ms": lambda: lab.inside(table, "seam", "sharpness", polygon),
+        "histogram_ms": lambda: thresholds.histogram(table, "seam"),
+        "decide_ms": lambda: thresholds.decide(table, after),
+        "flips_ms": lambda: thresholds.flips(table, before, after),
+        "against_ms": lambda: thresholds.against(table, decided),
+        "scatter_ms": lambda: thresholds.scatter(table, "seam", "sharpness"),
+        "inside_ms": lambda: thresholds.inside(table, "seam", "sharpness", polygon),
     }
     taken = {name: _milliseconds(ask, rounds) for name, ask in asked.items()}
     by_sql = _milliseconds(lambda: _flips_by_sql(file, before, after), 1)
@@ -125,7 +125,7 @@ def policy(first: Rule) -> Policy:
 
 def _flips_by_lab(table: Table, before: Policy, after: Policy) -> dict[tuple[str, str], int]:
     pairs, counts = np.unique(
-        np.stack([lab.decide(table, before), lab.decide(table, after)]), axis=1, return_counts=True
+        np.stack([thresholds.decide(table, before), thresholds.decide(table, after)]), axis=1, return_counts=True
     )
     return {(SAID[was], SAID[now]): n for was, now, n in zip(*pairs.tolist(), counts.tolist(), strict=True)}
 

@@ -26,7 +26,7 @@ from db.queries import Queue
 from db.records import Category, Image
 from db.store import Store
 from db.writer import GroupWriter
-from engine import lab
+from engine import thresholds
 from engine.provenance import versions
 from studio.benches.lab import CLASSES, MOVED, RULES, build, policy
 
@@ -82,8 +82,8 @@ def _asked(store: Store, dataset: int, boxes: int) -> dict[str, float]:
         "next_page_ms": _pages(store, dataset),
         "counters_ms": _milliseconds(lambda: store.review.counts(Queue(dataset_id=dataset), {})),
         "class_statistics_ms": _milliseconds(lambda: store.datasets.class_histogram(boxes)),
-        "histogram_ms": _milliseconds(lambda: lab.histogram(table, "seam")),
-        "threshold_preview_ms": _milliseconds(lambda: lab.flips(table, before, after)),
+        "histogram_ms": _milliseconds(lambda: thresholds.histogram(table, "seam")),
+        "threshold_preview_ms": _milliseconds(lambda: thresholds.flips(table, before, after)),
     }
 
 

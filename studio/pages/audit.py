@@ -14,7 +14,7 @@ from db.columns import ACCEPT, KINDS, Table
 from db.errors import WinnowError
 from db.records import Dataset, RunKind
 from engine import bound as bounds
-from engine import lab
+from engine import thresholds
 from engine.families import Member, audited, family
 from engine.filters import FILTERS
 from studio import views
@@ -185,7 +185,7 @@ def _accepted(studio: Studio, name: str, policy: int, run: int | None) -> Table:
     """What the policy accepts now."""
     dataset = studio.store.datasets.get(name)
     known = studio.store.review.columns(dataset.id).where(run=run or None)
-    return known.take(lab.decide(known, studio.store.review.policy(policy)) == ACCEPT)
+    return known.take(thresholds.decide(known, studio.store.review.policy(policy)) == ACCEPT)
 
 
 def started(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from db.columns import KINDS, Table
 from db.errors import WinnowError
 from db.records import Kind, Policy, Rule
-from engine import lab
+from engine import thresholds
 from engine.diversity import wilson
 from studio.benches.lab import measure
 
@@ -45,7 +45,7 @@ def policy(*rules: Rule) -> Policy:
 )
 def test_every_value_lies_in_its_bin(values: list[float], bins: int, seed: int) -> None:
     human = np.random.default_rng(seed).integers(0, 4, len(values)).tolist()
-    found = lab.histogram(table(human, seam=values), "seam", bins)
+    found = thresholds.histogram(table(human, seam=values), "seam", bins)
     edges = found.edges
     assert len(edges) == bins + 1 and np.isfinite(edges).all() and sorted(set(edges)) == edges
     assert found.missing == sum(map(math.isnan, values))
@@ -57,7 +57,7 @@ def test_every_value_lies_in_its_bin(values: list[float], bins: int, seed: int) 
 
 
 def test_infinite_values_count_in_the_outermost_bins() -> None:
-    found = lab.histogram(table(seam=[-math.inf, 0, 1, math.inf, NAN]), "seam", 2)
+    found = thresholds.histogram(table(seam=[-math.inf, 0, 1, math.inf, NAN]), "seam", 2)
     assert (found.edges, found.unseen, found.missing) == ([0, 0.5, 1], [2, 2], 1)
 
 
@@ -73,7 +73,7 @@ def test_infinite_values_count_in_the_outermost_bins() -> None:
     ],
 )
 def test_a_histogram_says_what_it_cannot_show(human: list[int], values: list[float], words: str) -> None:
-    note = lab.histogram(table(human, seam=values), "seam").note
+    note = thresholds.histogram(table(human, seam=values), "seam").note
     assert words in note and bool(note) == bool(words)
 
 
@@ -83,36 +83,36 @@ def test_flips_are_the_difference_between_two_policies() -> None:
         policy(Rule(filter="seam", at_most=2), Rule(filter="size", at_least=1)),
     )
     one = table(seam=[1, 2.5, 9, 1, NAN, 1], size=[5, 5, 5, NAN, 5, 0])
-    found = lab.flips(one, before, after)
-    assert lab.decide(one, before).tolist() == [1, 1, 2, 1, 0, 1]
-    assert lab.decide(one, after).tolist() == [1, 2, 2, 0, 0, 2]
+    found = thresholds.flips(one, before, after)
+    assert thresholds.decide(one, before).tolist() == [1, 1, 2, 1, 0, 1]
+    assert thresholds.decide(one, after).tolist() == [1, 2, 2, 0, 0, 2]
     assert (found.accept, found.reject, found.pending) == (1, 3, 2)
     assert (found.to_accept, found.to_reject, found.to_pending) == (0, 2, 1)
     assert (found.first_accept, found.first_reject, found.first_pending) == ([], [2, 6], [4])
-    back = lab.flips(one, after, before, shown=1)
+    back = thresholds.flips(one, after, before, shown=1)
     assert (back.to_accept, back.first_accept) == (3, [2])
 
 
 def test_nothing_flips_between_a_policy_and_itself() -> None:
     same = policy(Rule(filter="seam", at_most=3))
-    found = lab.flips(table(seam=[1, 5, NAN]), same, same)
+    found = thresholds.flips(table(seam=[1, 5, NAN]), same, same)
     assert (found.to_accept, found.to_reject, found.to_pending) == (0, 0, 0)
 
 
 def test_a_filter_that_nobody_knows_is_named() -> None:
     one = table(seam=[1.0], own=[2.0])
     with pytest.raises(WinnowError, match="unknown filter 'beauty'; known are .*own.*seam"):
-        lab.decide(one, policy(Rule(filter="beauty", at_least=1)))
-    assert lab.decide(one, policy(Rule(filter="own", at_least=1))).tolist() == [1]
-    assert lab.decide(one, policy(Rule(filter="sharpness", at_least=1))).tolist() == [0]  # known, but not scored here
+        thresholds.decide(one, policy(Rule(filter="beauty", at_least=1)))
+    assert thresholds.decide(one, policy(Rule(filter="own", at_least=1))).tolist() == [1]
+    assert thresholds.decide(one, policy(Rule(filter="sharpness", at_least=1))).tolist() == [0]  # known, but not scored here
     with pytest.raises(WinnowError, match="no class 'cat'"):
-        lab.refuse_unknown([Rule(filter="seam", at_most=1, classes=("cat", "dog"))], ["seam"], ["dog"])
+        thresholds.refuse_unknown([Rule(filter="seam", at_most=1, classes=("cat", "dog"))], ["seam"], ["dog"])
 
 
 def test_agreement_is_counted_over_what_people_decided() -> None:
     human = [1, 1, 1, 1, 2, 2, 0, 3]
     decided = np.array([1, 1, 2, 0, 1, 2, 1, 1], np.int8)
-    found = lab.against(table(human, seam=[0.0] * 8), decided)
+    found = thresholds.against(table(human, seam=[0.0] * 8), decided)
     assert (found.tp, found.fp, found.fn, found.tn) == (2, 1, 2, 1)
     assert found.precision == (2 / 3, *wilson(2, 3)) and found.recall == (2 / 4, *wilson(2, 4))
     assert found.f1 is not None and found.f1[0] == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))
@@ -120,9 +120,9 @@ def test_agreement_is_counted_over_what_people_decided() -> None:
 
 
 def test_there_is_no_agreement_without_verdicts() -> None:
-    found = lab.against(table(seam=[0.0] * 3), np.ones(3, np.int8))
+    found = thresholds.against(table(seam=[0.0] * 3), np.ones(3, np.int8))
     assert (found.tp, found.precision, found.recall, found.f1) == (0, None, None, None)
-    nothing_accepted = lab.against(table([1, 2, 0], seam=[0.0] * 3), np.full(3, 2, np.int8))
+    nothing_accepted = thresholds.against(table([1, 2, 0], seam=[0.0] * 3), np.full(3, 2, np.int8))
     assert nothing_accepted.precision is None and nothing_accepted.recall is not None
 
 
@@ -130,9 +130,9 @@ def test_a_scatter_is_a_sample_that_says_so() -> None:
     rng = np.random.default_rng(0)
     one = table(seam=rng.random(500), size=np.where(rng.random(500) < 0.1, NAN, rng.random(500)))
     both = np.flatnonzero(~np.isnan(one.scores["size"]))
-    whole = lab.scatter(one, "seam", "size")
+    whole = thresholds.scatter(one, "seam", "size")
     assert np.array_equal(whole.ids, one.ids[both]) and whole.note == ""
-    some = lab.scatter(one, "seam", "size", most=50)
+    some = thresholds.scatter(one, "seam", "size", most=50)
     assert len(some.ids) == 50 and set(some.ids) < set(whole.ids) and f"50 of {len(both)}" in some.note
     assert np.array_equal(some.x, one.scores["seam"][some.ids - 1])
 
@@ -144,7 +144,7 @@ corner = st.tuples(st.floats(-2, 2), st.floats(-2, 2))
 def test_the_lasso_takes_what_lies_within(polygon: list[tuple[float, float]], seed: int) -> None:
     x, y = np.random.default_rng(seed).uniform(-2, 2, (2, 80))
     x[0] = NAN
-    found = set(lab.inside(table(seam=x, size=y), "seam", "size", polygon).tolist())
+    found = set(thresholds.inside(table(seam=x, size=y), "seam", "size", polygon).tolist())
     assert found == {i + 1 for i in range(80) if crossings(x[i], y[i], polygon) % 2}
 
 
@@ -158,13 +158,13 @@ def test_a_known_lasso_of_two_halves() -> None:
     x, y = np.meshgrid(np.arange(5.0), np.arange(5.0))
     one = table(seam=x.ravel(), size=y.ravel())
     square = [(0.5, 0.5), (3.5, 0.5), (3.5, 3.5), (0.5, 3.5)]
-    assert lab.inside(one, "seam", "size", square).tolist() == [7, 8, 9, 12, 13, 14, 17, 18, 19]
+    assert thresholds.inside(one, "seam", "size", square).tolist() == [7, 8, 9, 12, 13, 14, 17, 18, 19]
 
 
 @pytest.mark.parametrize("polygon", [[], [(0, 0), (1, 1)], [(0, 0), (1, 1), (NAN, 0)]])
 def test_what_is_no_polygon_is_refused(polygon: list[tuple[float, float]]) -> None:
     with pytest.raises(WinnowError, match="three points or more"):
-        lab.inside(table(seam=[1.0], size=[1.0]), "seam", "size", polygon)
+        thresholds.inside(table(seam=[1.0], size=[1.0]), "seam", "size", polygon)
 
 
 def test_the_bench_and_sqlite_count_the_same_flips() -> None:
