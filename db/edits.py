@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -21,7 +21,7 @@ from db.bulk import batched
 from db.database import Database
 from db.datasets import Datasets
 from db.errors import NotFound
-from db.records import XYXY, Box, Image, Phrase, Record
+from db.records import XYXY, Box, Content, Image, Named, Phrase, Record
 
 MAX_TEXT = 20_000
 SLACK = 0.5  # pixels that a corrected box may stick out of its image, for rounding
@@ -357,13 +357,15 @@ def _shown(xyxy: XYXY) -> str:
 
 
 class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a person changed in a candidate while accepting it: its own box, the class of that box, its negative text.
+    """What a person changed in a candidate while accepting it: its own box, the class of that box, its negative text; of a whole
+    image all that is said of it, which `content_faults` checks.
 
     Raises ValueError for a box without a positive size, and for a text that cannot be kept."""
 
     xyxy: XYXY | None = None
     category_id: int | None = None
     text_after: str | None = None
+    content: Content | None = None
 
     def __post_init__(self) -> None:
         if self.xyxy is not None and not fits(self.xyxy, math.inf, math.inf):
@@ -371,6 +373,43 @@ class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         fault = None if self.text_after is None else text_fault(self.text_after)
         if fault:
             raise ValueError(f"the corrected text {fault}")
+
+
+def content_faults(
+    content: Content, made: Content, classes: Collection[int], *, boxed_whole: bool = False
+) -> list[str]:
+    """Everything that is wrong with a person's correction of a whole image, in sentences without their ends. `made` is what it
+    corrects, `classes` are the ids of the data set's classes; `boxed_whole` is for an image of one class, which has one box."""
+    return list(_content_faults(content, made, classes, boxed_whole))
+
+
+def _content_faults(content: Content, made: Content, classes: Collection[int], boxed_whole: bool) -> Iterator[str]:
+    size = (made.width, made.height)
+    if (content.width, content.height) != size:
+        yield f"the image is {size[0]}x{size[1]}, and the correction speaks of one of {content.width}x{content.height}"
+    if made.caption and (fault := text_fault(content.caption)):
+        yield f"the caption {fault}"
+    if boxed_whole and len(content.boxes) != 1:
+        yield f"a class image has one box, not {len(content.boxes)}"
+    for number, box in enumerate(content.boxes):
+        if not fits(box.xyxy, *size):
+            yield f"box {number}, {_shown(box.xyxy)}, has no positive size inside the image of {size[0]}x{size[1]}"
+        if box.category_id is not None and box.category_id not in classes:
+            yield f"box {number}: the data set has no class {box.category_id}"
+    for number, named in enumerate(content.phrases):
+        yield from _named_faults(number, named, len(content.caption), len(content.boxes))
+
+
+def _named_faults(number: int, named: Named, letters: int, boxes: int) -> Iterator[str]:
+    if fault := text_fault(named.text):
+        yield f"phrase {number} {fault}"
+    for start, end in named.spans:
+        if not 0 <= start < end <= letters:
+            yield f"phrase {number}: characters {start} to {end} do not lie in the caption of {letters}"
+    wrong = [i for i in named.boxes if not 0 <= i < boxes]
+    if wrong or len(set(named.boxes)) < len(named.boxes):
+        said = f"names box {wrong[0]}, and there are {boxes}" if wrong else "names a box twice"
+        yield f"phrase {number} {said}"
 
 
 # LVIS's three states

@@ -382,6 +382,15 @@ class Review:
         with self._db.read() as connection:
             return connection.execute(query).scalar_one()
 
+    def givers(self, names: Sequence[str]) -> dict[str, str]:
+        """Who gave the verdicts (`op_id`) and acts of these names, of those that are there."""
+        table = schema.verdict.c
+        ways = [select(name, func.min(table.reviewer)).where(name.in_(names)) for name in (table.op_id, table.act)]
+        with self._db.read() as connection:
+            return {
+                name: giver for way in ways for name, giver in connection.execute(way.group_by(way.selected_columns[0]))
+            }
+
     def acts(self, dataset_id: int, reviewer: str, *, limit: int = 20) -> list[Act]:
         """A person's latest acts on a data set, newest first."""
         table, undo = schema.verdict.c, schema.verdict.alias()

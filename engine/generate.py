@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from db.records import Box, Candidate, Category, Kind, NewCandidate, Phrase
-from engine.chat import Usage
 from engine.claims import facts_of, mentions, plain_name, tokens
+from engine.maker import Made, Maker
 from engine.packs import Pack
 from engine.pixels import decode, encode_png
 from engine.prompts import Pair
 from engine.recipe import Recipe, Step
-from engine.roles import Context, Foil, Painted, PaintTask, WriteTask, kept
+from engine.roles import Context, Foil, Painted, PaintTask, WriteTask
 from engine.seeds import seed_of
 from engine.targets import Scene, paintable
-
-
-@dataclass
-class Made:
-    """The candidates of one target, and a sentence for each that could not be made."""
-
-    target: str
-    candidates: list[NewCandidate] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,14 +36,12 @@ class _Work:
         return self.boxes[0] if len(self.boxes) == 1 else None
 
 
-class Generator:
-    """Makes the candidates of one run, many targets at a time. Backends are loaded on first use and kept; `loading` is
-    how many seconds that took."""
+class Generator(Maker):
+    """Makes texts and paintings. `pairs` are examples for the writer."""
 
     def __init__(self, context: Context, recipe: Recipe, pack: Pack, *, seed: int, pairs: Sequence[Pair] = ()) -> None:
-        self.context, self.recipe, self.pack, self.seed, self.pairs = context, recipe, pack, seed, tuple(pairs)
-        self.loading = 0.0
-        self._loaded: dict[str, Any] = {}
+        super().__init__(context, recipe, pack, seed=seed)
+        self.pairs = tuple(pairs)
 
     def make(self, targets: Sequence[str], first: int = 0) -> list[Made]:
         """What each target gives, in order. `first` is the number of the first variant: later rounds begin higher."""
@@ -81,11 +68,6 @@ class Generator:
             self._paint([(made, wish) for wish in self._wishes(work, step, foils, prompt)])
         return made
 
-    def usage(self) -> Usage:
-        """What the writer has spent for this generator so far."""
-        writer = self._loaded.get("writer")
-        return writer.usage - self._spent_before if writer else Usage()
-
     def _made(self, works: Sequence[_Work], steps: Sequence[Step]) -> list[Made]:
         results = [Made(work.target) for work in works]
         written = self._written(works, results) if self.recipe.writes else [[] for _ in works]
@@ -98,19 +80,6 @@ class Generator:
                     wishes += [(made, wish) for wish in self._wishes(work, step, foils)]
         self._paint(wishes)
         return results
-
-    @cached_property
-    def _categories(self) -> dict[int, Category]:
-        return {category.id: category for category in self.context.store.datasets.categories(self.context.dataset_id)}
-
-    def _backend(self, role: str) -> Any:
-        if role not in self._loaded:
-            begun = time.monotonic()
-            self._loaded[role] = kept(self.context, self.pack.model_dump_json(), role)
-            self.loading += time.monotonic() - begun
-            if role == "writer":
-                self._spent_before = self._loaded[role].usage
-        return self._loaded[role]
 
     def _look_up(self, target: str, first: int) -> _Work:
         kind, _, number = target.partition(":")
@@ -135,14 +104,14 @@ class Generator:
     def _written(self, works: Sequence[_Work], results: Sequence[Made]) -> list[list[Foil]]:
         """The foils of each target; what the writer says of those it could not do becomes a failure."""
         wanted = sum(step.variants for step in self.recipe.steps)
-        written = self._backend("writer").write([self._write_task(work, wanted) for work in works])
+        written = self.backend("writer").write([self._write_task(work, wanted) for work in works])
         for made, foils in zip(results, written, strict=True):
             if isinstance(foils, str):
                 made.failures.append(f"{made.target}: {foils}")
         return [[] if isinstance(foils, str) else foils for foils in written]
 
     def _write_task(self, work: _Work, n: int) -> WriteTask:
-        names = {category.id: category.name for category in self._categories.values()}
+        names = {category.id: category.name for category in self.categories.values()}
         return WriteTask(
             text=self._text(work),
             n=n,
@@ -170,7 +139,7 @@ class Generator:
                     **words,
                 )
             ]
-        written = self._backend("writer").write([self._write_task(work, amount)])[0]
+        written = self.backend("writer").write([self._write_task(work, amount)])[0]
         return [] if isinstance(written, str) else written
 
     def _texts(self, work: _Work, foils: Sequence[Foil]) -> list[NewCandidate]:
@@ -249,9 +218,9 @@ class Generator:
 
     def _subjects(self, box: Box, step: Step, foils: Sequence[Foil]) -> list[tuple[Category, Foil | None]]:
         if step.kind is Kind.INSTANCE:
-            return [(self._categories[box.category_id or 0], None)] * step.variants
-        own = self._categories[box.category_id or 0]
-        by_name = {plain_name(category.name).lower(): category for category in self._categories.values()}
+            return [(self.categories[box.category_id or 0], None)] * step.variants
+        own = self.categories[box.category_id or 0]
+        by_name = {plain_name(category.name).lower(): category for category in self.categories.values()}
         found: list[tuple[Category, Foil | None]] = []
         for foil in foils:
             changed = by_name.get(plain_name(foil.changed_to).lower())
@@ -274,7 +243,7 @@ class Generator:
         """Paint everything that is wished for in one call, so that the painter can batch."""
         if not wishes:
             return
-        results = self._backend("painter").paint([task for _, (task, _) in wishes])
+        results = self.backend("painter").paint([task for _, (task, _) in wishes])
         together: dict[str, list[int]] = {}  # the annotations that were painted over in a scene
         for (_, (task, _)), result in zip(wishes, results, strict=True):
             if task.scene and isinstance(result, Painted):
@@ -315,7 +284,7 @@ class Generator:
         if work.phrase is not None:
             return work.phrase.text
         box = work.box
-        return self._categories[box.category_id].name if box and box.category_id is not None else ""
+        return self.categories[box.category_id].name if box and box.category_id is not None else ""
 
 
 LOOKS = ("colour", "pattern", "material")

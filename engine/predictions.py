@@ -27,6 +27,28 @@ def coco_results(store: Store, run: Run) -> list[dict[str, Any]]:
     return [{**row, "image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]} for row in rows]
 
 
+def found_document(store: Store, run: Run) -> dict[str, Any]:
+    """What a look for a vocabulary found, as a COCO document whose annotations have scores: the images by the ids of a COCO
+    export, the vocabulary as categories. Raises WinnowError for a run that looked for none."""
+    if run.state is not State.DONE or "vocabulary" not in run.result:
+        raise WinnowError(f"Run {run.id} is no finished look for a vocabulary ({run.kind}, {run.state}).")
+    numbers, _ = exported_ids(store, run.options["snapshot_id"])
+    rows = msgspec.json.decode(store.blobs.get(run.result["found"]))
+    _, samples = store.snapshots.samples(store.snapshots.get(run.options["snapshot_id"]))
+    images = [s.image for s in samples if s.image.split == run.options["split"] and s.image.digest]
+    return {
+        "images": [
+            {"id": numbers[i.id], "file_name": i.file_name, "width": i.width, "height": i.height}
+            for i in images
+            if not i.extra.get("synthetic")
+        ],
+        "categories": [{"id": place, "name": name} for place, name in enumerate(run.result["vocabulary"], 1)],
+        "annotations": [
+            {**row, "id": place, "image_id": numbers[row["image_id"]]} for place, row in enumerate(rows, 1)
+        ],
+    }
+
+
 def judge(store: Store, snapshot_id: int, split: str, path: Path) -> CocoResult:
     """The official metrics of a file of COCO results on the real images of a split. Raises WinnowError for a file that
     is not one, and for images and classes that the split does not have."""

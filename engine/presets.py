@@ -7,9 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from db.errors import NotFound, WinnowError
+from engine.attention_options import AttentionOptions
 from engine.language_options import LanguageOptions
+from engine.pair_options import PairOptions
+from engine.semantic_options import SemanticOptions
 
 OWN = "own_config"
+SWIN_T = "glip/glip_atss_swin-t_fpn_dyhead_pretrain_obj365-goldg-cc3m-sub.py"
 
 
 class TrainOptions(BaseModel):
@@ -49,20 +53,31 @@ class TrainOptions(BaseModel):
         default=None, ge=1, description="end early after so many evaluations without a better one; empty: never"
     )
     language: LanguageOptions = Field(default=LanguageOptions(), description="how a detector that reads is prompted")
+    pairs: PairOptions = Field(
+        default=PairOptions(), description="how a detector learns from boxes and from captions together (DetCLIPv2)"
+    )
+    semantic: SemanticOptions = Field(
+        default=SemanticOptions(), description="what CLIP and images of whole classes teach (RichSem)"
+    )
+    attention: AttentionOptions = Field(
+        default=AttentionOptions(), description="how a model is taught where to look (SynGround)"
+    )
     processes: int = Field(default=1, ge=1, le=64, description="processes that share the work, one for each GPU")
 
 
 class Preset(BaseModel):
-    """`config` is the file of a configuration that mmdet ships, `masks` whether the model learns masks too."""
+    """`config` is the file of a configuration that mmdet ships, `masks` whether the model learns masks too, `pairs` whether
+    one that reads also learns from images with a caption alone."""
 
     model_config = ConfigDict(frozen=True)
     name: str
-    kind: Literal["closed", "grounding"] = "closed"
+    kind: Literal["closed", "grounding", "attention"] = "closed"
     title: str
     summary: str
     defaults: TrainOptions = TrainOptions()
     config: str | None = None
     masks: bool = False
+    pairs: bool = False
 
 
 def _tiny(name: str, title: str, summary: str, *, masks: bool = False, lr: float = 2e-3) -> Preset:
@@ -131,10 +146,72 @@ _PRESETS = (
     *(
         _public(config, title, lr=lr).model_copy(update={"kind": "grounding"})
         for config, title, lr in (
-            ("glip/glip_atss_swin-t_fpn_dyhead_pretrain_obj365-goldg-cc3m-sub.py", "GLIP-T", 1e-5),
+            (SWIN_T, "GLIP-T", 1e-5),
             ("grounding_dino/grounding_dino_swin-t_pretrain_obj365_goldg_cap4m.py", "Grounding DINO-T", 1e-5),
             ("mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365_goldg.py", "MM-Grounding-DINO-T", 1e-5),
         )
+    ),
+    Preset(
+        name="tiny_detclip",
+        kind="grounding",
+        pairs=True,
+        title="Tiny DetCLIP (CPU)",
+        summary="ATSS whose regions and words are compared without fusion (DetCLIPv2), 1.3 M parameters, from scratch. Also "
+        "learns from images with a caption and no boxes; finds what any vocabulary names.",
+        defaults=TrainOptions(
+            image_size=(160, 120), lr=1e-3, pairs=PairOptions(batch_size=32, proposals=30, text_lr=1.0)
+        ),
+    ),
+    *(
+        Preset(
+            name=name,
+            kind="grounding",
+            pairs=True,
+            title=f"{title} (GPU)",
+            summary=f"DetCLIPv2 with {backbone} and a text encoder of your own: a BERT, or the text tower of an open_clip "
+            "model, as language_model. Wants a GPU and the weights of a trained backbone as a file.",
+            defaults=TrainOptions(
+                iterations=90_000,
+                batch_size=4,
+                image_size=(1333, 800),
+                lr=5e-5,
+                eval_interval=5000,
+                pairs=PairOptions(image_size=(320, 320), batch_size=96),
+            ),
+            config=config,
+        )
+        for name, title, backbone, config in (
+            ("detclip_swin_t", "DetCLIPv2 Swin-T", "a Swin-T", SWIN_T),
+            ("detclip_r50", "DetCLIPv2 R-50", "a ResNet-50", "atss/atss_r50_fpn_1x_coco.py"),
+        )
+    ),
+    Preset(
+        name="tiny_blip",
+        kind="attention",
+        title="Tiny BLIP (CPU)",
+        summary="BLIP with three layers of 96 channels, 0.8 M parameters, that learns from scratch which words go with which "
+        "image, and where (SynGround). It has no boxes: it points. For Tabletop.",
+        defaults=TrainOptions(
+            batch_size=32,
+            image_size=(64, 64),
+            lr=1e-3,
+            attention=AttentionOptions(queue=0, soft=0.0),
+        ),
+    ),
+    Preset(
+        name="blip_itm_base",
+        kind="attention",
+        title="BLIP base, image-text matching (GPU)",
+        summary="The public BLIP for retrieval, taught where to look by the boxes of phrases (SynGround). Wants a GPU and the "
+        "weights: a folder or hub id as attention.model.",
+        defaults=TrainOptions(
+            iterations=20_000,
+            batch_size=16,
+            image_size=(256, 256),
+            lr=1e-5,
+            eval_interval=2000,
+            attention=AttentionOptions(model="Salesforce/blip-itm-base-coco"),
+        ),
     ),
     Preset(
         name=OWN,

@@ -45,6 +45,8 @@ PLACEHOLDERS = {
     "avoid": "earlier attempts and reasons of rejection, one a line",
     "objects": "what the first stage listed: objects with attributes and relations, one a line",
     "summary": "what the first stage summarised",
+    "concepts": "the things that a description should contain, separated by commas",
+    "examples": "descriptions of other images, one a line",
 }
 _VERSION = re.compile(r"^version:.*$", re.MULTILINE)
 _NAME = r"^[a-z][a-z0-9_]*$"  # also a file name
@@ -75,8 +77,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "negatives": _object(negatives=_list(_NEGATIVE)),
     "objects": _object(objects=_list(_object(name=_STRING, attributes=_list(_STRING), relations=_list(_STRING)))),
     "summary": _object(summary=_STRING),
+    "phrases": _object(phrases=_list(_STRING)),
+    "description": _object(description=_STRING),
 }
 """What a stage answers, as JSON schemas."""
+ENDS = ("negatives", "phrases", "description")
+"""What the last stage of a prompt may answer: the prompt's purpose."""
 
 
 class _Use(Record, frozen=True, kw_only=True):
@@ -90,6 +96,8 @@ _USES = {
     ),
     "objects": _Use(allowed=frozenset(("text", "facts", "classes")), needed=frozenset(("text",))),
     "summary": _Use(allowed=frozenset(("pairs",)), needed=frozenset(("pairs",))),
+    "phrases": _Use(allowed=frozenset(("text", "n", "avoid")), needed=frozenset(("text",))),
+    "description": _Use(allowed=frozenset(("text", "concepts", "examples", "avoid")), needed=frozenset()),
 }
 
 
@@ -101,7 +109,7 @@ class Stage(_Strict):
     """One question to the model. `answer` (`schema` in the file) names the JSON schema of what it says."""
 
     name: str = Field(pattern=_NAME)
-    answer: Literal["negatives", "objects", "summary"] = Field(alias="schema")
+    answer: Literal["negatives", "objects", "summary", "phrases", "description"] = Field(alias="schema")
     system: str = Field("", description="who the model is and what it does; no system message when empty")
     user: str = Field(min_length=1)
 
@@ -127,7 +135,8 @@ class Stage(_Strict):
 
 
 class Prompt(_Strict):
-    """How a chat model is asked for negative texts. `text` is the file as written.
+    """How a chat model is asked for negative texts, for the phrases of a description, or for a description. `text` is the file as
+    written.
 
     `single`: one negative per request, asked again with other seeds for more, and never told what was wrong; for small
     models that know one exchange only.
@@ -156,16 +165,25 @@ class Prompt(_Strict):
     def faults(self) -> list[str]:
         """Everything that is wrong with stages and placeholders."""
         *before, last = self.stages
-        found = [] if last.answer == "negatives" else [f"the last stage must have schema negatives, not {last.answer}"]
+        ends = f"{', '.join(ENDS[:-1])} or {ENDS[-1]}"
+        found = [] if last.answer in ENDS else [f"the last stage must have schema {ends}, not {last.answer}"]
         found += [
             f"stage {stage.name!r}: before the last one, the schema must be objects or summary"
             for stage in before
-            if stage.answer == "negatives"
+            if stage.answer in ENDS
         ]
-        first = frozenset(stage.answer for stage in before if stage.answer != "negatives")
+        if last.answer != "negatives" and before:
+            found.append(f"a prompt for {last.answer} has one stage")
+        first = frozenset(stage.answer for stage in before if stage.answer not in ENDS)
         for stage in before:
             found += stage.faults(frozenset(), frozenset())
-        return found + last.faults(first | (frozenset() if self.single else {"n"}), first)
+        counted = last.answer == "negatives" and not self.single
+        return found + last.faults(first | ({"n"} if counted else frozenset()), first)
+
+    @property
+    def purpose(self) -> str:
+        """What it asks for: negatives, phrases or description."""
+        return self.stages[-1].answer
 
 
 class Pair(Record, frozen=True, kw_only=True):
@@ -184,6 +202,8 @@ def fields(
     n: int = 1,
     pairs: Sequence[Pair] = (),
     avoid: Sequence[str] = (),
+    concepts: Sequence[str] = (),
+    examples: Sequence[str] = (),
 ) -> dict[str, str]:
     """The values of the placeholders that are known before the first stage, as they are written into a template."""
     shown = [f'- "{pair.positive}" -> "{pair.negative}" ({pair.edit_type})' for pair in pairs]
@@ -194,6 +214,8 @@ def fields(
         "n": str(n),
         "pairs": "\n".join(shown) or "none",
         "avoid": "\n".join(f"- {sentence}" for sentence in avoid) or "none",
+        "concepts": ", ".join(concepts) or "not given",
+        "examples": "\n".join(f"- {sentence}" for sentence in examples) or "none",
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from string import Template
 from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from db.errors import NotFound, WinnowError
-from db.records import Kind, Rule
+from db.records import WHOLE, Kind, Rule
 from engine.filters import FILTERS
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -23,8 +24,14 @@ class _Strict(BaseModel):
 class Targets(_Strict):
     """What is worked on, and which boxes are left alone (METHODS 1.2 F1, 5.2 point 1)."""
 
-    of: Literal["boxes", "scenes", "phrases"] = Field(
-        description="annotated boxes, all the boxes of an image together, or captions and phrases (class names if there are none)"
+    of: Literal["boxes", "scenes", "phrases", "images", "concepts", "classes"] = Field(
+        description="annotated boxes, all the boxes of an image together, captions and phrases (class names if there are none); "
+        "for recipes that make whole images: images, combinations of concepts, or classes"
+    )
+    count: int = Field(
+        1000,
+        ge=1,
+        description="of `concepts` how many combinations there are, of `classes` how many targets each class has",
     )
     splits: tuple[str, ...] = Field(
         (), description="only images of these splits; all when empty or when the data set has none"
@@ -44,6 +51,60 @@ class Step(_Strict):
 
     kind: Kind
     variants: int = Field(1, ge=1, le=64, description="how many different ones for each target")
+
+
+INSTRUCTION = "Describe this image in detail in two sentences. Name the objects, how they look and where they are."
+Describe = Literal["image2text", "concept2text", "concatenation", "text2text", "class_name", "as_is"]
+
+# how an image is described -> the targets that this needs
+DESCRIBES: dict[str, str] = {
+    "image2text": "images",
+    "concept2text": "concepts",
+    "concatenation": "images",
+    "text2text": "images",
+    "class_name": "classes",
+    "as_is": "images",
+}
+
+
+class NewImages(_Strict):
+    """How whole images come about (METHODS 2.2, 3.2): who describes them, and where their boxes are from."""
+
+    describe: Describe = Field(
+        description="image2text: a captioner describes a real image; concept2text: from a few concepts; concatenation: all "
+        "captions of an image; text2text: their summary; class_name: one class; as_is: images of the data set are judged themselves"
+    )
+    instruction: str = Field(INSTRUCTION, description="what the captioner is asked, if it takes instructions")
+    template: str = Field(
+        "a photo of a $name", description="what is drawn for a class; $definition is its definition, if it has one"
+    )
+    concepts: tuple[str, ...] = Field(
+        (), description="the vocabulary of concept2text; phrases and classes of the data set when empty"
+    )
+    concepts_each: int = Field(3, ge=1, le=9, description="concepts of one description")
+    examples: int = Field(
+        4, ge=1, le=20, description="captions of real images that a chat model is shown for concept2text"
+    )
+    phrase_words: int = Field(5, ge=1, le=20, description="phrases of more words, articles aside, are left out")
+    boxes: Literal["detector", "layout", "whole_image", "none"] = "detector"
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="of the detector's score; phrases without a surer box stay without"
+    )
+    size: tuple[int, int] | None = Field(
+        None, description="width and height in pixels; the illustrator's own when empty"
+    )
+    avoid: str = Field("", description="what no image should show, for illustrators that take it")
+
+    @model_validator(mode="after")
+    def _named(self) -> NewImages:
+        template = Template(self.template)
+        if not template.is_valid() or not {"name"} <= set(template.get_identifiers()) <= {"name", "definition"}:
+            raise ValueError(f"template {self.template!r} must name $name, may name $definition, and nothing else")
+        if self.size is not None and min(self.size) < 16:
+            raise ValueError(
+                f"size {self.size[0]}x{self.size[1]} is too small; both sides should be at least 16 pixels"
+            )
+        return self
 
 
 class Threshold(_Strict):
@@ -91,6 +152,10 @@ def _sort(entry: object) -> str:
 Term = Annotated[Annotated[Threshold, Tag("rule")] | Annotated[Alternatives, Tag("any")], Discriminator(_sort)]
 
 
+WHOLES = frozenset(DESCRIBES.values())
+_BOXES = {Kind.TRIPLET: ("detector", "layout"), Kind.CLASS_IMAGE: ("whole_image",), Kind.PAIR: ("none",)}
+
+
 class Recipe(_Strict):
     """A recipe file. `text` is the file as written, kept with every run."""
 
@@ -101,6 +166,7 @@ class Recipe(_Strict):
     cost: str
     targets: Targets
     steps: tuple[Step, ...] = Field(min_length=1)
+    images: NewImages | None = Field(None, description="for recipes that make whole images")
     strategies: tuple[str, ...] = Field(
         (), description="prompts of the writer to take in turn; all that the model pack has when empty"
     )
@@ -118,6 +184,8 @@ class Recipe(_Strict):
         unscored = [rule.filter for rule in self.rules() if rule.filter not in self.filters]
         if unscored:
             raise ValueError(f"the policy uses {unscored}, which `filters` does not score")
+        if self.images is not None or any(step.kind in WHOLE for step in self.steps) or self.targets.of in WHOLES:
+            return self._whole()
         paints_boxes = any(step.kind is Kind.INSTANCE for step in self.steps)
         if paints_boxes != (self.targets.of != "phrases"):
             raise ValueError("steps of kind `instance` work on targets of `boxes` or `scenes`, all others on `phrases`")
@@ -125,13 +193,44 @@ class Recipe(_Strict):
             raise ValueError("`strategies` are ways to write texts, and this recipe writes none")
         return self
 
+    def _whole(self) -> Recipe:
+        """What has to agree in a recipe that makes whole images."""
+        if self.images is None or len(self.steps) != 1 or self.steps[0].kind not in WHOLE:
+            raise ValueError("a recipe for whole images has `images` and one step: triplet, class_image or pair")
+        kind, images = self.steps[0].kind, self.images
+        needed = DESCRIBES[images.describe]
+        if self.targets.of != needed:
+            raise ValueError(
+                f"`describe: {images.describe}` works on targets of `{needed}`, not of `{self.targets.of}`"
+            )
+        fitting = _BOXES[kind]
+        if images.boxes not in fitting:
+            raise ValueError(f"step {kind} takes boxes from {' or '.join(fitting)}, not from {images.boxes}")
+        if (images.describe == "class_name") != (kind is Kind.CLASS_IMAGE) and images.describe != "as_is":
+            raise ValueError("`describe: class_name` goes with the step class_image, and no other does")
+        if images.describe == "as_is" and kind is Kind.TRIPLET:
+            raise ValueError("`describe: as_is` goes with the steps class_image and pair")
+        if self.strategies:
+            raise ValueError("`strategies` are ways to write negative texts, and this recipe writes none")
+        return self
+
     @property
     def paints(self) -> bool:
-        return any(step.kind is not Kind.NEGATIVE_TEXT for step in self.steps)
+        return self.images is None and any(step.kind is not Kind.NEGATIVE_TEXT for step in self.steps)
 
     @property
     def writes(self) -> bool:
         return self.targets.of == "phrases"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What a model pack has to fill for it."""
+        if self.images is None:
+            return tuple(role for role, needed in (("writer", self.writes), ("painter", self.paints)) if needed)
+        if self.images.describe == "as_is":
+            return ()
+        describes = {"image2text": ("captioner",), "text2text": ("writer",)}.get(self.images.describe, ())
+        return (*describes, "illustrator")
 
     def fitted(self, roles: Collection[str]) -> Recipe:
         """The recipe for a model pack that fills these roles: filters without a model, and optional rules on them, are
@@ -168,8 +267,9 @@ class Recipe(_Strict):
 
 
 def recipes() -> list[Recipe]:
-    """The shipped recipes, by name."""
-    return [parse(path.read_text(), str(path.name)) for path in sorted(FOLDER.glob("*.yaml"))]
+    """The shipped recipes, by name; those that make whole images come last."""
+    found = [parse(path.read_text(), str(path.name)) for path in sorted(FOLDER.glob("*.yaml"))]
+    return sorted(found, key=lambda recipe: recipe.images is not None)
 
 
 def load(name_or_path: str) -> Recipe:

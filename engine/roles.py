@@ -179,9 +179,77 @@ class Painter(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class CaptionTask:
+    """Describe `image` as `instruction` asks; a model that takes no instructions leaves it aside. `image_id` is the image in
+    the data set, for a captioner that goes by its annotations."""
+
+    image: np.ndarray
+    instruction: str
+    seed: int
+    image_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What is to be seen. `detail` is provenance for the record (model, temperature, ...)."""
+
+    text: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Captioner(Protocol):
+    def caption(self, tasks: Sequence[CaptionTask]) -> list[Captioned | str]:
+        """One caption per task, in order; a sentence instead where the image could not be described."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawTask:
+    """Make an image that shows `prompt`, without what `avoid` names. `size` is (width, height) in pixels, the model's own when
+    None. `layout` are phrases and the boxes where their things should be, for an illustrator that heeds boxes. `split` is
+    the part of the data set that the image is for."""
+
+    prompt: str
+    seed: int
+    size: tuple[int, int] | None = None
+    avoid: str = ""
+    layout: tuple[tuple[str, XYXY], ...] = ()
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`boxes` says for each entry of the task's layout where its thing is now, None where it was not drawn. `detail` is provenance
+    for the record."""
+
+    image: np.ndarray
+    boxes: tuple[XYXY | None, ...] = ()
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Illustrator(Protocol):
+    """`heeds_layout` is whether it puts things where the task's layout says, `size` what it draws when it is not told."""
+
+    heeds_layout: bool
+    size: tuple[int, int]
+
+    def draw(self, tasks: Sequence[DrawTask]) -> list[Drawn | str]:
+        """One image per task, in order; a sentence instead where it could not be drawn."""
+        ...
+
+
 class Detector(Protocol):
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """Boxes, scores in [0, 1] and classes for each image."""
+        ...
+
+
+class PhraseDetector(Detector, Protocol):
+    """A detector that looks for any words."""
+
+    def find(self, images: Sequence[np.ndarray], phrases: Sequence[Sequence[str]]) -> list[Detections]:
+        """For each image the boxes of its phrases, each phrase looked for by itself; labels number the phrases."""
         ...
 
 

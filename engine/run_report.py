@@ -12,6 +12,8 @@ from db.errors import WinnowError
 from db.records import Decision, Kind, Policy, Record, RunKind, Verdict
 from db.store import Store
 from engine.agreement import Agreement, Estimate, Pair, agreement
+from engine.coverage import Coverage, Purity, coverage, purity
+from engine.coverage import lines as coverage_lines
 from engine.diversity import wilson
 from engine.spending import spent
 
@@ -55,7 +57,7 @@ class Part(Record, frozen=True, kw_only=True):
 class RunReport(Record, frozen=True, kw_only=True):
     """`confusion` counts candidates by (what the policy says, what people say). Of those that people decided: `precision` is how
     many of the policy's accepted they accept, `recall` how many of theirs the policy accepts. `policy` names its version, "" for
-    a run without one."""
+    a run without one. `coverage` and `purity` are of whole images, None where it made none."""
 
     run_id: int
     title: str
@@ -68,6 +70,8 @@ class RunReport(Record, frozen=True, kw_only=True):
     recall: Share
     agreement: Agreement
     spent: Price
+    coverage: Coverage | None = None
+    purity: Purity | None = None
 
 
 def report(store: Store, run_id: int) -> RunReport:
@@ -80,11 +84,12 @@ def report(store: Store, run_id: int) -> RunReport:
     said = _said(table, policy)
     cost = _spent(store, run_id)
     each = _times(cost, 1 / max(len(table), 1))
+    whole = _part("all", table, policy, each)
     return RunReport(
         run_id=run_id,
         title=run.title,
         policy=f"{policy.name} v{policy.version}" if policy else "",
-        whole=_part("all", table, policy, each),
+        whole=whole,
         kinds=_kinds(table, policy, each),
         classes=_classes(table, policy, each),
         confusion=_confusion(said, table),
@@ -92,6 +97,8 @@ def report(store: Store, run_id: int) -> RunReport:
         recall=_share(_both(said, table), int((table.human == ACCEPTED).sum())),
         agreement=agreement(_ratings(_log(store, table))),
         spent=cost,
+        coverage=coverage(store, run_id),
+        purity=purity(store, run_id, whole.accepted),
     )
 
 
@@ -210,6 +217,7 @@ def lines(report: RunReport) -> list[str]:
         f"People: {_counted(whole.people)}.",
         *_differences(report),
         *_agreed(report.agreement),
+        *coverage_lines(report.coverage, report.purity),
         _cost(report),
         *(f"Kind {part.name}: {_brief(part)}." for part in report.kinds if len(report.kinds) > 1),
         *(f"Class {part.name}: {_brief(part)}." for part in report.classes[:SHOWN]),

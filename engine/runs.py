@@ -15,11 +15,14 @@ from msgspec import convert, to_builtins
 from db.errors import NotFound, WinnowError
 from db.records import Candidate, Run, RunKind, Shard, State
 from db.store import Store
+from engine import class_images
+from engine.alignments import Ask
 from engine.control import Control, Stopped
 from engine.evaluation.d3 import Prompting, Scenario
 from engine.examples import accepted_pairs
 from engine.filters import FILTERS
-from engine.generate import Generator, Made
+from engine.generate import Generator
+from engine.maker import Made, Maker
 from engine.packs import Pack, load_pack, prompt_digests
 from engine.presets import PRESETS, train_options
 from engine.prompts import Pair
@@ -32,6 +35,8 @@ from engine.score import score
 from engine.spending import Estimate, estimate, measured, note, spent
 from engine.targets import choose, choose_by_class
 from engine.thresholds import refuse_unknown
+from engine.whole import WholeImages, refusal
+from engine.whole import prompts_of as whole_prompts
 
 TARGETS_PER_SHARD = 32
 AT_ONCE = 8  # targets made together, so that models can batch; what is made is stored after each such part
@@ -66,7 +71,7 @@ def start_generate(
     amount = PREVIEW if preview else amount
     policy = store.review.save_policy(recipe.name, recipe.rules())
     options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
-    options |= _writing(store, dataset_id, chosen) if recipe.writes else {}
+    options |= _writing(store, dataset_id, recipe, chosen)
     if quota is None:
         targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
         shards: list[dict[str, Any]] = [{"targets": part} for part in _first_a_few(targets)]
@@ -90,11 +95,13 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     candidate = store.review.candidate(candidate_id)
     origin = store.ledger.run(candidate.run_id)
     recipe = parse(origin.recipe, f"the recipe of run {origin.id}").fitted(_pack_of(store, origin).roles)
+    if recipe.images is not None and recipe.images.describe == "as_is":
+        raise WinnowError(f"Candidate {candidate_id} is an image of the data set itself: it cannot be made again.")
     siblings = store.review.siblings(candidate)
     first = max(one.variant for one in siblings) + 1
     options = {
         **{name: origin.options[name] for name in ("pack", "policy_id")},
-        **(_writing(store, candidate.dataset_id, _pack_of(store, origin)) if recipe.writes else {}),
+        **_writing(store, candidate.dataset_id, recipe, _pack_of(store, origin)),
         "amount": amount,
         "preview": False,
         "again_of": candidate.id,
@@ -107,8 +114,12 @@ def start_again(store: Store, candidate_id: int, *, wording: str | None = None, 
     return store.ledger.run(run.id)
 
 
-def _writing(store: Store, dataset_id: int, pack: Pack) -> dict[str, Any]:
+def _writing(store: Store, dataset_id: int, recipe: Recipe, pack: Pack) -> dict[str, Any]:
     """What the writer of a run is to use to the end, whatever is edited or accepted meanwhile: prompts and pairs."""
+    if recipe.images is not None:
+        return {"prompts": {name: load_prompt(name, store.home).digest for name in whole_prompts(recipe, pack)}}
+    if not recipe.writes:
+        return {}
     digests = prompt_digests(pack, store.home)
     shown = any(load_prompt(name, store.home).shows_pairs for name in digests)
     return {"prompts": digests, "pairs": to_builtins(accepted_pairs(store, dataset_id)) if shown else []}
@@ -120,8 +131,8 @@ def _pack_of(store: Store, run: Run) -> Pack:
 
 def _check(recipe: Recipe, pack: Pack) -> None:
     """Raises WinnowError when this pack cannot do this recipe."""
-    for needed, role in ((recipe.writes, "writer"), (recipe.paints, "painter")):
-        if needed and getattr(pack, role) is None:
+    for role in recipe.roles:
+        if getattr(pack, role) is None:
             raise WinnowError(f"Recipe {recipe.name!r} needs a {role}, which the pack {pack.name!r} does not have.")
     unknown = [name for name in recipe.strategies if name not in pack.strategies]
     if unknown:
@@ -132,6 +143,8 @@ def _check(recipe: Recipe, pack: Pack) -> None:
     lacks = pack.lacks()
     if lacks:
         raise WinnowError(f"The pack {pack.name!r} cannot run here: {'; '.join(lacks)}.")
+    if recipe.images is not None and (why := refusal(recipe.images, pack)):
+        raise WinnowError(why)
 
 
 def _create(store: Store, title: str, dataset_id: int, recipe: Recipe, seed: int, options: dict[str, Any]) -> Run:
@@ -152,8 +165,10 @@ def _first_a_few(targets: list[str]) -> list[list[str]]:
 
 
 def _of_quota(store: Store, dataset_id: int, recipe: Recipe, quota: Quota, seed: int) -> dict[str, list[str]]:
-    if recipe.targets.of == "scenes":
-        raise WinnowError("A quota counts candidates by class; it needs targets of `boxes` or `phrases`, not `scenes`.")
+    if recipe.targets.of not in ("boxes", "phrases", "classes"):
+        raise WinnowError(
+            f"A quota counts candidates by class; it needs targets of `boxes`, `phrases` or `classes`, not `{recipe.targets.of}`."
+        )
     classes = wanted_classes(store, dataset_id, quota)
     return choose_by_class(store, dataset_id, recipe.targets, seed=seed, classes=classes)
 
@@ -229,6 +244,61 @@ def start_train(
     return store.ledger.run(run.id)
 
 
+def start_align(store: Store, *, train_run_id: int, snapshot_id: int, asks: Sequence[Ask]) -> Run:
+    """Queue a look: where a detector that learnt from pairs sees the phrases of captions on images of a snapshot. Raises
+    WinnowError for a training of another kind, and for a caption without words."""
+    trained, snapshot = store.ledger.run(train_run_id), store.snapshots.get(snapshot_id)
+    if trained.kind is not RunKind.TRAIN or trained.state is not State.DONE:
+        raise WinnowError(f"Run {train_run_id} is no finished training ({trained.kind}, {trained.state}).")
+    if not PRESETS[trained.options["preset"]].pairs:
+        able = ", ".join(name for name, preset in PRESETS.items() if preset.pairs)
+        raise WinnowError(f"Run {train_run_id} trained a detector that compares no words with regions. Train {able}.")
+    if not asks or not all(ask.caption.strip() for ask in asks):
+        raise WinnowError("Say which caption to look for, such as: a red mug on a table.")
+    run = store.ledger.create_run(
+        RunKind.EVALUATE,
+        f"Where run {train_run_id} sees {asks[0].caption!r:.60}",
+        dataset_id=snapshot.dataset_id,
+        recipe="",
+        options={
+            "train_run_id": train_run_id,
+            "snapshot_id": snapshot.id,
+            "split": "",
+            "align": [to_builtins(ask) for ask in asks],
+        },
+        seed=trained.seed,
+        versions=versions(),
+    )
+    store.ledger.plan(run.id, [({}, 1)])
+    return store.ledger.run(run.id)
+
+
+def start_attend(store: Store, *, train_run_id: int, snapshot_id: int, image_id: int, text: str) -> Run:
+    """Queue one question: where a model that was taught where to look sees a phrase on an image of a snapshot. Raises
+    WinnowError for a training of another kind, and for a phrase without words."""
+    trained, snapshot = store.ledger.run(train_run_id), store.snapshots.get(snapshot_id)
+    if trained.kind is not RunKind.TRAIN or trained.state is not State.DONE:
+        raise WinnowError(f"Run {train_run_id} is no finished training ({trained.kind}, {trained.state}).")
+    if PRESETS[trained.options["preset"]].kind != "attention":
+        raise WinnowError(
+            f"Run {train_run_id} trained a detector, which has no map to show. Train tiny_blip or blip_itm_base."
+        )
+    if not text.strip():
+        raise WinnowError("Say what to look for, such as: a red mug.")
+    asks = [{"image_id": image_id, "text": text.strip()}]
+    run = store.ledger.create_run(
+        RunKind.EVALUATE,
+        f"Where run {train_run_id} looks for {text.strip()!r}",
+        dataset_id=snapshot.dataset_id,
+        recipe="",
+        options={"train_run_id": train_run_id, "snapshot_id": snapshot.id, "split": "", "asks": asks},
+        seed=trained.seed,
+        versions=versions(),
+    )
+    store.ledger.plan(run.id, [({}, 1)])
+    return store.ledger.run(run.id)
+
+
 def start_evaluate(
     store: Store,
     *,
@@ -237,11 +307,16 @@ def start_evaluate(
     split: str,
     scenario: Scenario = "intra",
     prompting: Prompting = "parallel",
+    vocabulary: dict[str, str] | None = None,
     wait: bool = False,
 ) -> Run:
     """Queue the evaluation of a trained detector on one split of a snapshot; with `wait`, after a training that has not
-    ended yet. Scenario and prompting are those of D3. Raises WinnowError when there is no such model or split."""
+    ended yet. Scenario and prompting are those of D3. With a `vocabulary` (name -> text to look for) the detector looks for
+    that instead of the data set's classes, and nothing is measured. Raises WinnowError when there is no such model or split,
+    and for a vocabulary of a detector that does not read."""
     trained = store.ledger.run(train_run_id)
+    if vocabulary and PRESETS[trained.options["preset"]].kind != "grounding":
+        raise WinnowError(f"Run {train_run_id} trained a detector of fixed classes; it cannot look for a vocabulary.")
     if trained.kind is not RunKind.TRAIN or not (trained.state is State.DONE or (wait and not trained.state.ended)):
         raise WinnowError(f"Run {train_run_id} is no finished training ({trained.kind}, {trained.state}).")
     snapshot = store.snapshots.get(snapshot_id)
@@ -256,6 +331,7 @@ def start_evaluate(
             "split": split,
             "scenario": scenario,
             "prompting": prompting,
+            **({"vocabulary": vocabulary} if vocabulary else {}),
         },
         seed=trained.seed,
         versions=versions(),
@@ -326,20 +402,25 @@ def _generate(store: Store, run: Run, shard: Shard, control: Control) -> None:
         _fill_quota(store, run, shard, control, generator)
     elif "again_of" in shard.payload:
         _make_again(store, run, shard, control, generator)
+    elif "class_images" in shard.payload:
+        files = convert(shard.payload["class_images"], list[class_images.Given])
+        _keep(store, run, shard, control, [class_images.given(generator.context, files, run.seed)])
     else:
         _make_targets(store, run, shard, control, generator)
 
 
-def _generator(store: Store, run: Run) -> Generator:
+def _generator(store: Store, run: Run) -> Maker:
     assert run.dataset_id is not None
     options, pack = run.options, _pack_of(store, run)
     recipe = parse(run.recipe, f"the recipe of run {run.id}").fitted(pack.roles)
     context = Context(store, run.dataset_id, prompts=tuple(options.get("prompts", {}).items()), pack=pack.name)
+    if recipe.images is not None:
+        return WholeImages(context, recipe, pack, seed=run.seed)
     pairs = convert(options.get("pairs", []), tuple[Pair, ...])
     return Generator(context, recipe, pack, seed=run.seed, pairs=pairs)
 
 
-def _make_targets(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+def _make_targets(store: Store, run: Run, shard: Shard, control: Control, generator: Maker) -> None:
     done = 0
     for number, part in enumerate(_parts(shard.payload["targets"], AT_ONCE)):
         if control.stop_requested():
@@ -351,7 +432,7 @@ def _make_targets(store: Store, run: Run, shard: Shard, control: Control, genera
         control.progress(done)
 
 
-def _make_again(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+def _make_again(store: Store, run: Run, shard: Shard, control: Control, generator: Maker) -> None:
     wish = dict(shard.payload)
     candidate = store.review.candidate(wish.pop("again_of"))
     with measured(store, run.id, shard, 0, generator) as made:
@@ -368,7 +449,7 @@ def _keep(store: Store, run: Run, shard: Shard, control: Control, made: Sequence
             control.log(sentence, "warning")
 
 
-def _fill_quota(store: Store, run: Run, shard: Shard, control: Control, generator: Generator) -> None:
+def _fill_quota(store: Store, run: Run, shard: Shard, control: Control, generator: Maker) -> None:
     """Make, score and count until the quota is filled or the budget spent. What an interrupted run has made already is
     only counted again, so that it goes on where it was."""
     assert run.dataset_id is not None
@@ -414,7 +495,7 @@ def _made_for(
 
 
 def _score_and_count(
-    store: Store, run: Run, shard: Shard, generator: Generator, tally: Tally, made: Sequence[tuple[str, Candidate]]
+    store: Store, run: Run, shard: Shard, generator: Maker, tally: Tally, made: Sequence[tuple[str, Candidate]]
 ) -> None:
     ids = [candidate.id for _, candidate in made]
     known = store.review.scores_of(ids)

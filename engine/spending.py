@@ -12,7 +12,7 @@ import msgspec
 from db.records import Record, Run, Shard
 from db.store import Store
 from engine.chat import Usage
-from engine.generate import Generator, Made
+from engine.maker import Made, Maker
 
 PARTS = 10_000  # of a shard at most; the number of a part in its run is shard.number * PARTS + part
 
@@ -27,7 +27,7 @@ class Estimate(Record, frozen=True, kw_only=True):
 
 
 @contextmanager
-def measured(store: Store, run_id: int, shard: Shard, part: int, generator: Generator) -> Iterator[list[Made]]:
+def measured(store: Store, run_id: int, shard: Shard, part: int, generator: Maker) -> Iterator[list[Made]]:
     """Gives a list for what is made, and puts on record how long that took and what it cost."""
     made: list[Made] = []
     begun, before, loading = time.monotonic(), generator.usage(), generator.loading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
@@ -14,11 +15,16 @@ CHUNK = 500
 
 
 def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: int | None) -> list[str]:
-    """Target keys, `box:ID`, `image:ID` or `phrase:ID`, in the order of work; at most `amount`.
+    """Target keys, `box:ID`, `image:ID` or `phrase:ID`, in the order of work; at most `amount`. Of concepts they are
+    `words:NUMBER`, of classes `class:ID:NUMBER`.
 
     The order depends on the seed alone, so a smaller amount is a prefix of a larger one: a preview shows what the
     whole run begins with.
     """
+    if rules.of == "concepts":
+        return [f"words:{number}" for number in range(rules.count if amount is None else amount)]
+    if rules.of == "classes":
+        return [key for row in _of_classes(store, dataset_id, rules, seed) for key in row][:amount]
     groups: dict[int | None, list[str]] = {}
     for key, category_id in _eligible(store, dataset_id, rules):
         groups.setdefault(category_id if rules.balance else None, []).append(key)
@@ -35,10 +41,32 @@ def choose_by_class(
 ) -> dict[str, list[str]]:
     """Target keys by class name, each list in the order of work. A phrase counts for the class of the one box it names."""
     found: dict[str, list[str]] = {name: [] for name in classes.values()}
+    if rules.of == "classes":
+        return {name: [f"class:{i}:{number}" for number in range(rules.count)] for i, name in classes.items()}
     for key, category_id in _eligible(store, dataset_id, rules):
         if category_id is not None and category_id in classes:
             found[classes[category_id]].append(key)
     return {name: sorted(keys, key=lambda key: seed_of(seed, key)) for name, keys in found.items()}
+
+
+def _of_classes(store: Store, dataset_id: int, rules: Targets, seed: int) -> Iterator[list[str]]:
+    """The classes again and again: with `balance` those of the fewest images first, else in an order of the seed."""
+    ids = [category.id for category in store.datasets.categories(dataset_id)]
+    ids.sort(key=lambda i: seed_of(seed, f"class:{i}"))
+    if rules.balance:
+        images = _images_by_class(store, dataset_id, rules.splits)
+        ids.sort(key=lambda i: images.get(i, 0))
+    for number in range(rules.count):
+        yield [f"class:{i}:{number}" for i in ids]
+
+
+def _images_by_class(store: Store, dataset_id: int, splits: Sequence[str]) -> Counter[int]:
+    """In how many images each class has a box."""
+    found: Counter[int] = Counter()
+    for images in _chunks(store, dataset_id, splits):
+        for boxes in store.datasets.boxes_of([image.id for image in images]).values():
+            found.update({box.category_id for box in boxes if box.category_id is not None})
+    return found
 
 
 def _eligible(store: Store, dataset_id: int, rules: Targets) -> Iterator[tuple[str, int | None]]:
@@ -48,7 +76,9 @@ def _eligible(store: Store, dataset_id: int, rules: Targets) -> Iterator[tuple[s
         for image in images:
             here = boxes.get(image.id, [])
             texts = [phrase for phrase in phrases.get(image.id, []) if phrase.holds]
-            if rules.of == "phrases" and texts:
+            if rules.of == "images":
+                yield f"image:{image.id}", None
+            elif rules.of == "phrases" and texts:
                 classes = {box.id: box.category_id for box in here}
                 yield from (
                     (f"phrase:{p.id}", classes.get(p.box_ids[0]) if len(p.box_ids) == 1 else None) for p in texts

@@ -10,7 +10,9 @@ from typing import Any
 from db import formats
 from db.errors import WinnowError
 from db.records import Dataset, Run, Snapshot
-from engine import demo, runs
+from engine import class_folders, demo, runs
+from engine.alignments import Ask
+from engine.class_folders import Added
 from engine.evaluation.d3 import Prompting, Scenario
 from engine.packs import DEFAULT_PACK
 from engine.preflight import Preflight
@@ -42,6 +44,27 @@ def import_dataset(
     path = path.expanduser()
     document = formats.read(path, format=format, images=images, annotations_only=annotations_only, progress=progress)
     return studio.store.datasets.import_document(document, name, skip_bad=skip_bad, progress=progress)
+
+
+def add_class_images(
+    studio: Studio,
+    path: Path,
+    *,
+    dataset: str | int,
+    pack: str = DEFAULT_PACK,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Added:
+    """Add the images of a folder of classes to a data set as candidates. Raises BadDataset with all faults, unless
+    `skip_bad`."""
+    chosen = studio.store.datasets.get(dataset)
+    document = formats.read(path.expanduser(), format="classfolder", progress=progress)
+    added = class_folders.add_class_images(
+        studio.store, document, chosen.id, pack=pack, seed=seed, skip_bad=skip_bad, progress=progress
+    )
+    _ring(studio, added.run)
+    return added
 
 
 def load_demo(studio: Studio, progress: Progress | None = None) -> Dataset:
@@ -180,8 +203,10 @@ def start_evaluation(
     split: str,
     scenario: Scenario = "intra",
     prompting: Prompting = "parallel",
+    vocabulary: dict[str, str] | None = None,
 ) -> Run:
-    """Queue the evaluation of a finished training on one split of a snapshot."""
+    """Queue the evaluation of a finished training on one split of a snapshot; with a `vocabulary`, what it names is looked for
+    and nothing is measured."""
     run = runs.start_evaluate(
         studio.store,
         train_run_id=train_run,
@@ -189,8 +214,25 @@ def start_evaluation(
         split=split,
         scenario=scenario,
         prompting=prompting,
+        vocabulary=vocabulary,
     )
     return _ring(studio, run)
+
+
+def start_align(studio: Studio, *, train_run: int, snapshot: str | int, image_id: int, caption: str) -> Run:
+    """Queue one look: where a detector that learnt from pairs sees the phrases of a caption on an image."""
+    asks = [Ask(image_id, caption)]
+    found = studio.store.snapshots.get(snapshot)
+    return _ring(studio, runs.start_align(studio.store, train_run_id=train_run, snapshot_id=found.id, asks=asks))
+
+
+def start_attend(studio: Studio, *, train_run: int, snapshot: str | int, image_id: int, text: str) -> Run:
+    """Queue one question: where a model that was taught where to look sees a phrase on an image."""
+    chosen = studio.store.snapshots.get(snapshot)
+    return _ring(
+        studio,
+        runs.start_attend(studio.store, train_run_id=train_run, snapshot_id=chosen.id, image_id=image_id, text=text),
+    )
 
 
 # Runs

@@ -6,7 +6,6 @@ origin cannot send without asking first.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from db.edits import Annotations, Correction, Version, draft_of
+from db.edits import Annotations, Correction, Version, content_faults, draft_of
 from db.errors import NotFound, WinnowError
 from db.queries import Queue, Span
-from db.records import Candidate, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
-from db.review import among
+from db.records import WHOLE, Candidate, Content, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
+from db.review import Saved, among
 from db.store import Store
-from studio import views
+from db.users import Role, User
+from studio import static, views
 from studio.finding import Finder
 from studio.thumbs import SIZES, Thumbs
 
@@ -36,8 +36,6 @@ STATES = ("undecided", "accept", "reject", "skip")  # in the order of the codes 
 MAX_BODY = 2**20
 MAX_VERDICTS = 500
 SHRINKING = 4  # thumbnails made at once
-COMPONENTS = Path(__file__).parent / "components"
-STATIC_TYPES = {".js": "text/javascript", ".css": "text/css"}
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 MEDIA_HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",
@@ -188,7 +186,7 @@ def router(store: Store) -> APIRouter:
     routes = APIRouter(route_class=Route)
     _add_review(routes, store, Finder(store))
     _add_media(routes, store, Thumbs(store.blobs, store.home / "thumbs"))
-    _add_static(routes)
+    static.add_to(routes)
     return routes
 
 
@@ -247,11 +245,51 @@ def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
         """Append verdicts. Answers what became of each, in order; sending one twice is harmless. The status is 409 when one of
         them met what somebody else decided meanwhile; the others are saved."""
         delivered = _verdicts(await _body(request))
+        await run_in_threadpool(_refuse_faulty, store, delivered)
         try:
-            saved = await run_in_threadpool(store.review.decide, delivered)
+            saved = await run_in_threadpool(_decided, store, delivered, request)
             return answer(saved, 409 if any(one.status == "conflict" for one in saved) else 200)
         except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
             raise Refused(503, str(error)) from error
+
+
+def _refuse_faulty(store: Store, delivered: Sequence[NewVerdict]) -> None:
+    """Raises Refused that names all that is wrong with corrections of whole images."""
+    corrected = {one.candidate_id: one.edit["content"] for one in delivered if one.edit and "content" in one.edit}
+    found = store.review.candidates(list(corrected)) if corrected else []
+    told = [f"candidate {one.id}: {fault}" for one in found for fault in _faults(store, one, corrected[one.id])]
+    if told:
+        raise Refused(400, f"The correction cannot be kept: {'; '.join(told)}.")
+
+
+def _faults(store: Store, candidate: Candidate, content: dict[str, Any]) -> list[str]:
+    if candidate.kind not in WHOLE:
+        return ["it is no whole image, so nothing is said of one"]
+    classes = {category.id for category in store.datasets.categories(candidate.dataset_id)}
+    boxed_whole = candidate.kind is Kind.CLASS_IMAGE
+    return content_faults(msgspec.convert(content, Content), candidate.content, classes, boxed_whole=boxed_whole)
+
+
+def _decided(store: Store, delivered: Sequence[NewVerdict], request: Request) -> list[Saved]:
+    theirs = of_others(store, request, [one.undoes for one in delivered if one.undoes is not None])
+    saved = iter(store.review.decide([one for one in delivered if one.undoes not in theirs]))
+    return [
+        Saved(op_id=one.op_id, status="refused", message=theirs[one.undoes]) if one.undoes in theirs else next(saved)
+        for one in delivered
+    ]
+
+
+def of_others(store: Store, request: Request, undone: Sequence[str]) -> dict[str | None, str]:
+    """Which of these verdicts and acts the person may not take back, and why: one with the role of a reviewer takes back their
+    own only."""
+    user: User | None = request.scope.get("winnow.user")
+    if user is None or user.role.covers(Role.CURATOR) or not undone:
+        return {}
+    return {
+        name: f"{giver} gave this verdict; only {giver}, a curator or an admin may take it back. Give yours beside it."
+        for name, giver in store.review.givers(undone).items()
+        if giver != user.name
+    }
 
 
 def _tally(store: Store, finder: Finder, wanted: Wanted) -> dict[str, int]:
@@ -484,24 +522,3 @@ def _file(path: Path, kind: str, tag: str, request: Request) -> Response:
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return FileResponse(path, media_type=kind, headers=headers)
-
-
-# Files of the components
-
-
-def _add_static(routes: APIRouter) -> None:
-    files = {
-        path.relative_to(COMPONENTS).as_posix(): path for path in COMPONENTS.rglob("*") if path.suffix in STATIC_TYPES
-    }
-
-    @routes.get("/studio-static/{name:path}")
-    def static(name: str, request: Request) -> Response:
-        """A script or style sheet; asked for again at each visit, sent again only when it changed."""
-        if name not in files:
-            raise Refused(404, f"No file {name[:80]!r} among the components.")
-        data = files[name].read_bytes()
-        tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-        headers = {"ETag": tag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(data, headers=headers, media_type=STATIC_TYPES[files[name].suffix])

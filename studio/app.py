@@ -25,6 +25,7 @@ from studio.api import router
 from studio.auth import SignIn
 from studio.context import Studio, open_studio
 from studio.guard import Function, Guard, Rules, bug
+from studio.islands import Early, Island
 from studio.metrics import Metrics
 from studio.metrics import router as metrics_router
 from studio.pages import LINKED, PAGES
@@ -63,7 +64,8 @@ def create_app(home: Path, *, queue_url: str = "", sign_in: bool = False, hosts:
         signed_in=None if gate is None else gate.user,
         record=store.users.record,
     )
-    app.add_middleware(Guard, rules=rules, metrics=metrics)
+    app.add_middleware(Early, islands=_islands(), pages=_bar(account=sign_in))
+    app.add_middleware(Guard, rules=rules, metrics=metrics)  # the last one added is the first one asked
     return app
 
 
@@ -110,6 +112,16 @@ def _pages(studio: Studio, *, account: bool = False) -> gr.Blocks:
             gr.Navbar(more, main_page_name=first.title)
             page.page(studio)
     return blocks.queue(max_size=200, api_open=False, default_concurrency_limit=8)
+
+
+def _islands() -> dict[str, Island]:
+    return {f"/{page.path}": page.island for page in PAGES if hasattr(page, "island")}
+
+
+def _bar(*, account: bool) -> list[tuple[str, str]]:
+    """Titles and addresses in the bar of pages, as `gr.Navbar` shows them."""
+    shown = [(page.title, f"/{page.path}") for page in PAGES if page not in LINKED]
+    return [*shown, ("Account", "/account")] if account else shown
 
 
 async def _told(request: Request, error: Exception) -> JSONResponse:

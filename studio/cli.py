@@ -25,7 +25,7 @@ from engine.evaluation.d3 import Prompting, Scenario
 from engine.evaluation.suite import numbers
 from engine.packs import DEFAULT_PACK
 from engine.presets import TrainOptions
-from studio import actions, logs
+from studio import actions, aligning, attending, logs
 from studio.context import Studio, open_studio
 from studio.settings import settings
 
@@ -162,6 +162,37 @@ def datasets(home: Home = None, as_json: Json = False) -> None:
     with studio_at(home) as studio:
         found = studio.store.datasets.list()
     table(found, ("id", "name", "format", "images", "boxes", "phrases"), as_json)
+
+
+@app.command("class-images")
+def class_images(
+    path: Annotated[
+        Path, typer.Argument(help="a folder of images for each class, perhaps with classes.csv beside them")
+    ],
+    dataset: Annotated[str, typer.Option(help="name of the data set that the images are for")],
+    pack: Annotated[str, typer.Option(help="model pack whose embedder looks at them")] = DEFAULT_PACK,
+    skip_bad: Annotated[bool, typer.Option(help="take the good images, list what is wrong with the others")] = False,
+    seed: Seed = 0,
+    wait: Wait = True,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Add images of single classes (RichSem) to a data set, as candidates to be reviewed. The data set itself is not changed.
+
+    The folders are called like the classes of the data set, or `classes.csv` beside them says so (`n02124075,cat`).
+
+    Example: `winnow class-images ~/data/imagenet-rare --dataset lvis --pack modern --skip-bad`
+    """
+    with studio_at(home) as studio:
+        with bar("Storing") as progress:
+            added = actions.add_class_images(
+                studio, path, dataset=dataset, pack=pack, seed=seed, skip_bad=skip_bad, progress=progress
+            )
+        for fault in added.faults:
+            print(f"left out: {fault}", file=sys.stderr)
+        follow(studio, added.run, wait)
+        finished = studio.store.ledger.run(added.run.id)
+        show(finished, as_json, told(studio.store, finished))
 
 
 @app.command("run")
@@ -387,20 +418,83 @@ def evaluate(
 
 
 @app.command()
+def align(
+    train_run: Annotated[int, typer.Argument(help="id of a finished training of tiny_detclip or detclip_...")],
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the image")],
+    image: Annotated[str, typer.Argument(help="file name of the image in the data set")],
+    out: Annotated[Path, typer.Option(help="PNG file to write")],
+    caption: Annotated[str | None, typer.Option(help="what to look for; the image's own caption if not given")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write where a detector sees each phrase of a caption: the image with the region that fits each phrase best.
+
+    Example: `winnow align 7 with-pairs images/test_000003.jpg --caption "a red mug near a bottle" --out mug.png`
+    """
+    with studio_at(home) as studio:
+        look = aligning.align(studio, train_run=train_run, snapshot=snapshot, file_name=image, caption=caption)
+        follow(studio, look, wait=True)
+        found = aligning.written(studio, studio.store.ledger.run(look.id), out)
+    told = {**msgspec.to_builtins(found), "run": look.id, "file": str(out)}
+    lines = [f"{word.best:+.2f}  {word.text}" for word in found.words]
+    show(told, as_json, "\n".join([*lines, f"Wrote {out}."]))
+
+
+@app.command()
+def attend(
+    train_run: Annotated[int, typer.Argument(help="id of a finished training of tiny_blip or blip_itm_base")],
+    snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the image")],
+    image: Annotated[str, typer.Argument(help="file name of the image in the data set")],
+    phrase: Annotated[str, typer.Argument(help="what to look for")],
+    out: Annotated[Path, typer.Option(help="PNG file to write")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write where a model looks for a phrase: the image with its heat map, the strongest point, and the boxes, if known.
+
+    Example: `winnow attend 7 with-triplets images/test_000003.jpg "a red mug" --out mug.png`
+    """
+    with studio_at(home) as studio:
+        look = attending.attend(studio, train_run=train_run, snapshot=snapshot, file_name=image, text=phrase)
+        follow(studio, look, wait=True)
+        asked = attending.written(studio, studio.store.ledger.run(look.id), out)
+    x, y = asked.point
+    found = {"run": look.id, "point": asked.point, "hit": asked.hit, "file": str(out)}
+    show(found, as_json, f"It points to {x:.0f}, {y:.0f}: {attending.outcome(asked)}. Wrote {out}.")
+
+
+@app.command()
 def predict(
     train_run: Annotated[int, typer.Argument(help="id of a finished training")],
     snapshot: Annotated[str, typer.Argument(help="name of the snapshot that holds the split")],
     out: Annotated[Path, typer.Option(help="file to write")],
     split: Annotated[str, typer.Option(help="split to predict on")] = "test",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="text file of what to look for: `name` or `name, definition` a line")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Write what a trained detector finds as COCO results, with the ids that a COCO export of the snapshot has.
 
-    It is evaluated on the way, so that Compare shows these predictions over their images.
+    It is evaluated on the way, so that Compare shows these predictions over their images. With a vocabulary, a detector that
+    reads looks for that instead, and the file is a whole COCO document whose boxes have scores.
     """
-    from engine.predictions import coco_results
+    from engine.concepts import read_vocabulary
+    from engine.predictions import coco_results, found_document
 
+    if vocabulary is not None:
+        asked = read_vocabulary(vocabulary)
+        with studio_at(home) as studio:
+            run = actions.start_evaluation(
+                studio, train_run=train_run, snapshot=snapshot, split=split, vocabulary=asked
+            )
+            follow(studio, run, wait=True)
+            document = found_document(studio.store, studio.store.ledger.run(run.id))
+        out.write_bytes(msgspec.json.encode(document))
+        boxes = len(document["annotations"])
+        show({"run": run.id, "boxes": boxes, "file": str(out)}, as_json, f"Wrote {boxes} boxes to {out}.")
+        return
     with studio_at(home) as studio:
         run = actions.start_evaluation(studio, train_run=train_run, snapshot=snapshot, split=split)
         follow(studio, run, wait=True)
@@ -427,7 +521,7 @@ def evaluate_file(
 
 @app.command()
 def score(
-    protocol: Annotated[str, typer.Argument(help="coco, lvis, omnilabel, d3, refcoco or flickr30k")],
+    protocol: Annotated[str, typer.Argument(help="coco, lvis, omnilabel, d3, refcoco, flickr30k or pointing")],
     truth: Annotated[Path, typer.Argument(help="JSON of what is there, as the protocol has it")],
     results: Annotated[Path, typer.Argument(help="JSON list of what was found")],
     as_json: Json = False,

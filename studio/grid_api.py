@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.columns import ACCEPT, PENDING, REJECT, Table, automatic
 from db.errors import WinnowError
-from db.records import Box, Candidate, Decision, Image, Policy, Record, RunKind, Score
+from db.records import WHOLE, Box, Candidate, Decision, Image, Policy, Record, RunKind, Score
 from db.review import Together
 from db.store import Store
 from engine.filters import FILTERS
 from studio import views
-from studio.api import Refused, Route, RowId, Wanted, answer, chosen_dataset, cursor_of, from_our_pages
+from studio.api import Refused, Route, RowId, Wanted, answer, chosen_dataset, cursor_of, from_our_pages, of_others
 from studio.finding import Finder, groups
 
 BINS = 40
@@ -128,9 +128,11 @@ def _add_acting(routes: APIRouter, store: Store, finder: Finder) -> None:
     ours = [Depends(from_our_pages)]
 
     @routes.post("/acts", dependencies=ours)
-    def decide(deeds: Deeds) -> Response:
+    def decide(deeds: Deeds, request: Request) -> Response:
         """Do acts, in order, each as a whole; one sent again goes on where it ended. Answers what became of each."""
-        return answer([_done(store, finder, deed) for deed in deeds])
+        theirs = of_others(store, request, [deed.undoes for deed in deeds if deed.undoes is not None])
+        refused = {deed.op_id: theirs[deed.undoes] for deed in deeds if deed.undoes in theirs}
+        return answer([_done(store, finder, deed, refused.get(deed.op_id)) for deed in deeds])
 
     @routes.get("/acts")
     def acts(dataset: Annotated[RowId, Query()], reviewer: Annotated[Name, Query()] = "local") -> Response:
@@ -223,12 +225,13 @@ def _tiles(store: Store, found: Sequence[Candidate], reviewer: str) -> list[dict
 
 
 def _tile(one: Candidate, image: Image, box: Box | None, name: str) -> dict[str, Any]:
+    whole = one.content if one.kind in WHOLE else None
     return {
         "id": one.id,
         "digest": one.digest or image.digest,
-        "size": [image.width, image.height],
-        "xyxy": one.xyxy or (box.xyxy if box else None),
-        "text": one.text_after or name or views.KINDS[one.kind][0],
+        "size": [whole.width, whole.height] if whole else [image.width, image.height],
+        "xyxy": None if whole else one.xyxy or (box.xyxy if box else None),
+        "text": (whole and whole.caption) or one.text_after or name or views.KINDS[one.kind][0],
         "before": one.text_before,
     }
 
@@ -287,9 +290,12 @@ def _titles(store: Store, wanted: Grouped) -> Any:
 # Acting
 
 
-def _done(store: Store, finder: Finder, deed: Deed) -> Done:
-    """Raises Refused when the store cannot be written now: that is worth another try, unlike what cannot be done."""
+def _done(store: Store, finder: Finder, deed: Deed, refused: str | None) -> Done:
+    """`refused` says why the person may not. Raises Refused when the store cannot be written now: that is worth another try,
+    unlike what cannot be done."""
     try:
+        if refused is not None:
+            raise WinnowError(refused)
         work = _work(store, finder, deed)
     except WinnowError as error:
         return Done(op_id=deed.op_id, status="refused", message=str(error))

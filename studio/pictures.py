@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from db.records import Box, Image, Phrase
@@ -124,16 +125,49 @@ SAYS = {"accept": "The policy accepts it.", "reject": "The policy rejects it.", 
 
 def candidate(card: Mapping[str, Any]) -> Html:
     """A small version of a review card (`views.card`): before and after, texts with the changed words, scores."""
+    if card["whole"]:
+        return _whole(card)
     sides = [_side(card[side], card["size"]) for side in ("before", "after") if card[side]]
-    texts, policy = card["texts"], card["policy"]
+    texts = card["texts"]
     said = tag("p", _marked(texts["before"]), " → ", _marked(texts["after"])) if texts else None
-    word = tag("p", tag("span", SAYS[policy["says"]], class_=f"says {policy['says']}"), " ", policy["by"])
+    pair = tag("div", sides, class_="pair" if len(sides) > 1 else "pair single")
+    return tag("article", pair, tag("div", said, _judged(card)), class_="w-card")
+
+
+def _judged(card: Mapping[str, Any]) -> Html:
+    """What the policy says, and the scores."""
+    policy = card["policy"]
     chips = [
         tag("span", f"{row['title']} {row['value'] or '–'}", class_=row["state"], title=row["reason"])
         for row in card["scores"]
     ]
-    pair = tag("div", sides, class_="pair" if len(sides) > 1 else "pair single")
-    return tag("article", pair, tag("div", said, word, tag("div", chips, class_="w-chips")), class_="w-card")
+    word = tag("p", tag("span", SAYS[policy["says"]], class_=f"says {policy['says']}"), " ", policy["by"])
+    return join(word, tag("div", chips, class_="w-chips"))
+
+
+def _whole(card: Mapping[str, Any]) -> Html:
+    """A whole image with its boxes; its caption, the phrases that name boxes marked; or its class."""
+    said, (width, height) = card["whole"], card["size"]
+    picture = card["after"] or card["before"]
+    content = said["content"]
+    pixels = tag("image", href=f"{picture['thumb']}?size=320", width=width, height=height) if picture else None
+    boxes = [
+        tag("rect", x=x1, y=y1, width=x2 - x1, height=y2 - y1, class_=f"b{number % COLOURS}")
+        for number, (x1, y1, x2, y2) in enumerate(box["xyxy"] for box in content["boxes"])
+    ]
+    drawn = tag("svg", pixels, boxes, viewBox=f"0 0 {width} {height}", role="img", class_="w-picture")
+    words = tag("p", _marked(_cut(content))) if content["caption"] else tag("p", tag("b", said["class"] or ""))
+    return tag("article", tag("div", drawn, class_="pair single"), tag("div", words, _judged(card)), class_="w-card")
+
+
+def _cut(content: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The caption in segments, those of phrases with a box marked."""
+    caption = content["caption"]
+    inside = {i for named in content["phrases"] if named["boxes"] for a, b in named["spans"] for i in range(a, b)}
+    return [
+        ("".join(caption[i] for i in part), marked)
+        for marked, part in groupby(range(len(caption)), inside.__contains__)
+    ]
 
 
 def _side(picture: Mapping[str, Any], size: Sequence[int]) -> Html:

@@ -14,6 +14,7 @@ from engine.packs import Pack
 from engine.presets import PRESETS, Preset
 from engine.recipe import Alternatives, Recipe, Threshold
 from studio.markup import Html, facts, join, table, tag
+from studio.views import bounds
 
 PRESENT = 60  # seconds after which a silent worker counts as gone
 SHOWN = 500  # faults; a longer list helps nobody
@@ -112,11 +113,7 @@ def _rules(term: Threshold | Alternatives) -> Sequence[Threshold]:
 
 def _threshold(rule: Threshold) -> str:
     classes = f" for {_list(rule.classes)}" if rule.classes else ""
-    return f"{FILTERS[rule.filter].title} {_bounds(rule.at_least, rule.at_most)}{classes}"
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    return " and ".join(f"{sign} {value:g}" for sign, value in (("≥", low), ("≤", high)) if value is not None)
+    return f"{FILTERS[rule.filter].title} {bounds(rule.rule())}{classes}"
 
 
 # Runs
@@ -222,9 +219,15 @@ def settings(run: Run, dataset: str) -> Html:
 
 
 def training_options(run: Run) -> dict[str, Any]:
-    """The options of a training; those of prompts only for a detector that reads."""
-    reads = PRESETS[run.options["preset"]].kind == "grounding"
-    return {name: value for name, value in run.options["train"].items() if reads or name != "language"}
+    """The options of a training, without those of methods that are for other kinds of detector."""
+    preset = PRESETS[run.options["preset"]]
+    idle = {
+        "language": preset.kind != "grounding",
+        "pairs": not preset.pairs,
+        "semantic": preset.kind != "closed",
+        "attention": preset.kind != "attention",
+    }
+    return {name: value for name, value in run.options["train"].items() if not idle.get(name, False)}
 
 
 def flat(options: Mapping[str, Any]) -> dict[str, str]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from db.records import Box, Candidate, Decided, Image, Kind, Policy, Rule, Run, Score, Term
+from msgspec import to_builtins
+
+from db.records import WHOLE, Box, Candidate, Decided, Image, Kind, Policy, Rule, Run, Score, Term
 from db.store import Store
 from engine.diversity import Diversity, Share
-from engine.filters import FILTERS
+from engine.filters import FILTERS, LEAST_ABOVE
 from engine.runs import outlook
 from engine.spending import Estimate
 
@@ -161,14 +163,18 @@ def card(
     title, question = KINDS[candidate.kind]
     own = next((box for box in boxes if box.id == candidate.box_id), None)
     before_xyxy = own.xyxy if own else candidate.xyxy if candidate.digest is None else None
+    before_label = names.get(own.category_id or 0, "") if own else ""
     category = names.get(candidate.category_id or 0)
     rules = [rule for term in policy.terms(candidate.kind, category) for rule in term] if policy else []
     changed = correction or {}
+    made = candidate.content if candidate.kind in WHOLE else image
+    size = [made.width, made.height]
     now = names.get(changed.get("category_id", candidate.category_id) or 0, "")
     return {
         "id": candidate.id,
         "image": image.id,
         "dataset": candidate.dataset_id,
+        "whole": whole(candidate, image, names, changed) if candidate.kind in WHOLE else None,
         "edition": edition,
         "box": candidate.box_id,
         "category": candidate.category_id,
@@ -178,16 +184,35 @@ def card(
         "title": title,
         "question": question,
         "human": candidate.human,
-        "size": [image.width, image.height],
-        "before": _picture(image.digest, before_xyxy, names.get(own.category_id or 0, "") if own else "", own),
+        "size": size,
+        "before": None if _from_nothing(candidate) else _picture(image.digest, before_xyxy, before_label, own),
         "after": _picture(candidate.digest, changed.get("xyxy", candidate.xyxy), now),
-        "others": [_other(box, names) for box in boxes if box is not own],
-        "texts": texts(candidate, changed.get("text_after")),
+        "others": [] if candidate.kind in WHOLE else [_other(box, names) for box in boxes if box is not own],
+        "texts": None if candidate.kind in WHOLE else texts(candidate, changed.get("text_after")),
         "alarm": alarm(scores, rules),
         "scores": score_rows(scores, rules),
         "policy": decision(candidate.kind, scores, policy, category),
         "provenance": provenance(candidate, image, run),
         "why": f"/why?candidate={candidate.id}",
+    }
+
+
+def _from_nothing(candidate: Candidate) -> bool:
+    """Whether no image of the data set stands beside the new one: only one that was captioned does."""
+    return candidate.kind in WHOLE and candidate.digest is not None and candidate.detail.get("strategy") != "image2text"
+
+
+def whole(candidate: Candidate, image: Image, names: Mapping[int, str], correction: Json) -> Json:
+    """What is said of a whole image: as it stands (`content`) and as it was made, the class and soft labels if it has them, and the
+    size of the image of the data set that it was made from."""
+    made = to_builtins(candidate.content)
+    return {
+        "content": correction.get("content", made),
+        "made": made,
+        "labels": {i: names.get(i, "") for i in {box.category_id for box in candidate.content.boxes} if i is not None},
+        "class": names.get(candidate.category_id or 0),
+        "soft": candidate.detail.get("soft"),
+        "source": [image.width, image.height],
     }
 
 
@@ -199,8 +224,9 @@ def blind(shown: Json) -> Json:
 
 def unjudged(shown: Json) -> Json:
     """The card as it was made: without the verdict and what it corrected."""
-    after, said = shown["after"] and shown["after"] | shown["made"], shown["texts"]
-    return shown | {"human": None, "correction": {}, "after": after, "texts": said and said | {"corrected": None}}
+    after, said, whole_ = shown["after"] and shown["after"] | shown["made"], shown["texts"], shown["whole"]
+    unmade = {"human": None, "correction": {}, "after": after, "texts": said and said | {"corrected": None}}
+    return shown | unmade | {"whole": whole_ and whole_ | {"content": whole_["made"]}}
 
 
 def _picture(digest: str | None, xyxy: Sequence[float] | None, label: str, box: Box | None = None) -> Json | None:
@@ -274,11 +300,18 @@ def _score_row(name: str, score: Score | None, rule: Rule | None) -> Json:
 
 
 def bounds(rule: Rule) -> str:
-    """A rule as people write it: `≥ 0.5`, `0.5 – 2`, `any`."""
+    """A rule as people write it: `≥ 0.5`, `0.5 – 2`, `> 0`, `any`."""
+    if _keeps_zero_out(rule):
+        return "> 0" if rule.at_most is None else f"> 0, ≤ {number(rule.at_most)}"
     low, high = (None if v is None else number(v) for v in (rule.at_least, rule.at_most))
     if low is not None and high is not None:
         return f"{low} – {high}"
     return f"≥ {low}" if low is not None else f"≤ {high}" if high is not None else "any"
+
+
+def _keeps_zero_out(rule: Rule) -> bool:
+    """Whether the lower bound is only there to refuse 0 itself: a rule knows no "more than"."""
+    return rule.at_least is not None and 0 < rule.at_least <= LEAST_ABOVE
 
 
 def number(value: float) -> str:
@@ -317,7 +350,8 @@ def _comparison(rule: Rule, value: float | None) -> str:
     if rule.at_most is not None and value > rule.at_most:
         return f"{said} > {number(rule.at_most)}{own}"
     if rule.at_least is not None and value < rule.at_least:
-        return f"{said} < {number(rule.at_least)}{own}"
+        asked = ", must be above 0" if _keeps_zero_out(rule) else f" < {number(rule.at_least)}"
+        return f"{said}{asked}{own}"
     return f"{said}, asked {bounds(rule)}{own}"
 
 
@@ -336,6 +370,7 @@ def provenance(candidate: Candidate, image: Image, run: Run) -> list[tuple[str, 
         ("Model", str(candidate.detail.get("model", ""))),
         ("Writer", str(candidate.detail.get("writer", {}).get("model", ""))),
         ("Strategy", str(candidate.detail.get("strategy", ""))),
+        ("Synthetic", ", ".join(part for part, made in candidate.detail.get("synthetic", {}).items() if made)),
         ("Prompt", str(candidate.detail.get("model_prompt") or candidate.detail.get("prompt") or "")),
         ("Run", str(run.id)),
         ("Seed", str(candidate.seed)),

@@ -432,6 +432,31 @@ def test_the_signed_in_name_is_the_reviewer_whatever_is_claimed(app: Any, cookie
     assert [one["op_id"] for one in history] == ["claimed-2", "claimed-1", "claimed-0"]
 
 
+def test_reviewers_take_back_only_what_is_theirs(app: Any, cookies: dict[str, str], held: Store) -> None:
+    ids = held.review.candidate_ids(1)
+    cuno, rita = signed_in(app, cookies, "cuno"), signed_in(app, cookies, "rita")
+    given = [{"op_id": f"by-cuno-{i}", "candidate_id": ids[i], "decision": "accept"} for i in range(2)]
+    cuno.post("/api/review/verdicts", json=given, headers=OURS)
+    deed = {"op_id": "act-of-cuno", "place": {"dataset": 1}, "decision": "reject", "ids": [ids[2]]}
+    assert cuno.post("/api/grid/acts", json=[deed], headers=OURS).json()[0]["status"] == "saved"
+    rita.post("/api/review/verdicts", json=[given[0] | {"op_id": "by-rita-0"}], headers=OURS)
+
+    def back(who: TestClient, verdict: str, place: int) -> Any:
+        undo = {"op_id": f"{verdict}-{place}-undo", "candidate_id": ids[place], "decision": "undo", "undoes": verdict}
+        return who.post("/api/review/verdicts", json=[undo], headers=OURS).json()[0]
+
+    refused = back(rita, "by-cuno-1", 1)
+    assert refused["status"] == "refused" and "only cuno, a curator or an admin may take it back" in refused["message"]
+    act = {"op_id": "undo-the-act", "undoes": "act-of-cuno"}
+    (done,) = rita.post("/api/grid/acts", json=[act], headers=OURS).json()
+    assert done["status"] == "refused" and "cuno" in done["message"]
+    assert [one.human for one in held.review.candidates(ids[1:3])] == ["accept", "reject"]
+    assert back(rita, "by-rita-0", 0)["status"] == "saved"
+    assert back(signed_in(app, cookies, "ada"), "by-cuno-1", 1)["status"] == "saved"
+    (done,) = cuno.post("/api/grid/acts", json=[act], headers=OURS).json()
+    assert (done["status"], done["count"]) == ("saved", 1)
+
+
 def test_leases_are_those_of_who_is_signed_in(app: Any, cookies: dict[str, str], held: Store) -> None:
     ids = held.review.candidate_ids(1)[4:6]
     cuno, rita = signed_in(app, cookies, "cuno"), signed_in(app, cookies, "rita")

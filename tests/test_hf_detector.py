@@ -118,6 +118,17 @@ def test_many_classes_are_asked_for_in_parts(tmp_path: Path) -> None:
     assert set(found.labels.tolist()) <= set(range(5))
 
 
+def test_phrases_are_looked_for_one_by_one(folder: Path) -> None:
+    detector = ZeroShotDetector(model=str(folder), device="cpu", least=0.0)
+    one, other = images()
+    both, none = detector.find([one, other], [("a red mug", "ball"), ()])
+    (alone,) = detector.find([one], [("ball",)])
+    of_ball = both[both.labels == 1]
+    assert both.names == ("a red mug", "ball") and set(both.labels.tolist()) == {0, 1}
+    np.testing.assert_allclose(of_ball.scores, alone.scores, rtol=1e-4)  # what else is asked for changes nothing
+    assert len(none) == 0 and none.names == ()
+
+
 def test_names_stand_where_the_sentence_says() -> None:
     text, spans = _sentence(NAMES, range(1, 3))
     assert text == "ball. lamp." and [text[a:b] for a, b in spans] == ["ball", "lamp"]
@@ -129,7 +140,7 @@ def test_what_cannot_be_a_detector_is_said(folder: Path, tmp_path: Path) -> None
     with pytest.raises(WinnowError, match="is a bert; known detectors: grounding-dino"):
         ZeroShotDetector(model=str(other), names=NAMES, device="cpu")
     with pytest.raises(WinnowError, match="no classes"):
-        ZeroShotDetector(model=str(folder), device="cpu")
+        ZeroShotDetector(model=str(folder), device="cpu").detect(images())
     with pytest.raises(WinnowError, match="There is no model folder"):
         ZeroShotDetector(model=str(tmp_path / "nothing"), names=NAMES, device="cpu")
     with pytest.raises(WinnowError, match="0..1"):

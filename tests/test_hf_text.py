@@ -138,7 +138,7 @@ def test_tokens_are_drawn_with_their_probability() -> None:
     """20,000 draws from a known distribution, against its nucleus: 0.5, 0.3 and 0.15 of 0.95."""
     logits = torch.log(torch.tensor([[0.15, 0.5, 0.05, 0.3]])).expand(20000, 4)
     rows = [request("", seed=seed, max_tokens=1) for seed in range(20000)]
-    drawing = hf_text._Drawing(rows, 3, 0.9, torch.device("cpu"))
+    drawing = hf_text.Drawing(rows, 3, 0.9, torch.device("cpu"))
     chosen = drawing(torch.zeros(20000, 3, dtype=torch.long), logits).argmax(-1)
     share = torch.bincount(chosen, minlength=4) / 20000
     assert torch.allclose(share, torch.tensor([0.15, 0.5, 0.0, 0.3]) / 0.95, atol=0.015)

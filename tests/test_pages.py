@@ -185,7 +185,9 @@ def test_the_form_has_every_option_and_is_read_as_one(filled: Studio) -> None:
     snapshot = filled.store.snapshots.freeze("a", 1)
     _, *rest = train.described(filled, "tiny_atss")
     values = rest[len(train.GROUPS) :]
-    assert len(values) == len(TrainOptions.model_fields) - 1 + len(LanguageOptions.model_fields)
+    nested = sum(len(options.model_fields) - 1 for options in train.NESTED.values())
+    assert train.NESTED["language"] is LanguageOptions and train.NESTED.keys() == train.PARTS.keys()
+    assert len(values) == len(TrainOptions.model_fields) + nested
     chosen = train.start(filled, snapshot.id, "tiny_atss", 5, *values)
     run = filled.store.ledger.run(chosen.value)
     assert TrainOptions(**run.options["train"]) == train.FIRST.defaults
@@ -195,9 +197,14 @@ def test_the_form_has_every_option_and_is_read_as_one(filled: Studio) -> None:
 def test_options_that_say_nothing_about_a_detector_are_hidden(filled: Studio) -> None:
     shown = {
         preset: [group.visible for group in train.described(filled, preset)[1 : 1 + len(train.GROUPS)]]
-        for preset in ("tiny_atss", "tiny_grounding")
+        for preset in ("tiny_atss", "tiny_grounding", "tiny_detclip", "tiny_blip")
     }
-    assert shown == {"tiny_atss": [True, True, False], "tiny_grounding": [False, True, True]}
+    assert shown == {  # generated, start from, language, pairs, semantic, attention
+        "tiny_atss": [True, True, False, False, True, False],
+        "tiny_grounding": [False, True, True, False, False, False],
+        "tiny_detclip": [False, True, True, True, False, False],
+        "tiny_blip": [True, True, False, False, False, True],
+    }
 
 
 def test_fields_left_empty_and_ticked_are_read_as_the_options_want_them(filled: Studio) -> None:

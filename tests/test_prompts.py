@@ -74,7 +74,7 @@ def test_schemas_are_closed() -> None:
         return own + [found for part in inner for found in objects(part)]
 
     found = [part for schema in SCHEMAS.values() for part in objects(schema)]
-    assert len(found) == 5
+    assert len(found) == 7
     for part in found:
         assert part["additionalProperties"] is False and part["required"] == list(part["properties"])
     assert msgspec.json.decode(msgspec.json.encode(SCHEMAS)) == SCHEMAS
@@ -112,7 +112,11 @@ def test_every_wrong_placeholder_is_named() -> None:
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ("schema: negatives", "schema: objects", "the last stage must have schema negatives"),
+        (
+            "schema: negatives",
+            "schema: objects",
+            "the last stage must have schema negatives, phrases or description, not objects",
+        ),
         ("version: 1", "version: 0", "version: "),
         ("title: Mine", "tytle: Mine", "tytle: Extra inputs"),
         ("name: mine", "name: ../mine", "name: "),
@@ -139,7 +143,7 @@ def test_an_edited_prompt_is_in_force_until_reverted(tmp_path: Path) -> None:
     third = save(tmp_path, edited.text.replace("of them", "of these"))
     assert [prompt.version for prompt in prompts.history(tmp_path, "n1_foil")] == [1, 2, 3]
     assert (tmp_path / "prompts" / "n1_foil.v2.yaml").read_text() == edited.text
-    assert len(prompts.prompts(tmp_path)) == 4  # kept versions are not in force
+    assert len(prompts.prompts(tmp_path)) == 7  # kept versions are not in force
     assert revert(tmp_path, "n1_foil") == edited == load("n1_foil", tmp_path)
     assert revert(tmp_path, "n1_foil") == shipped == load("n1_foil", tmp_path)
     with pytest.raises(WinnowError, match="first version"):
@@ -168,7 +172,7 @@ def test_own_prompts_and_their_faults(tmp_path: Path) -> None:
     (tmp_path / "prompts" / "other.yaml").write_text(GOOD)
     with pytest.raises(WinnowError, match="must be named after it"):
         load("other", tmp_path)
-    with pytest.raises(NotFound, match="Known: mine, n1_foil"):
+    with pytest.raises(NotFound, match="Known: concept2text, mine, n1_foil"):
         load("nothing", tmp_path)
 
 

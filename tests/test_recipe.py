@@ -11,7 +11,7 @@ from db.document import Document
 from db.errors import NotFound, WinnowError
 from db.records import Box, Dataset, Image
 from db.store import Store
-from engine.packs import BACKENDS, load_pack, packs
+from engine.packs import BACKENDS, ROLES, load_pack, packs
 from engine.recipe import Recipe, Targets, load, parse, recipes
 from engine.runs import start_generate
 from engine.targets import choose, iou, paintable
@@ -25,7 +25,8 @@ def changed(**values: object) -> str:
 
 def test_the_shipped_recipes_say_what_they_make_need_and_cost() -> None:
     found = recipes()
-    assert [recipe.name for recipe in found] == ["enhanced_negatives", "gen2det"]
+    names = ["enhanced_negatives", "gen2det", "detclip_pairs", "richsem", "synground"]  # whole images come last
+    assert [recipe.name for recipe in found] == names
     for recipe in found:
         header = recipe.text.split("\nname:")[0]
         assert all(word in header for word in ("Makes", "Needs", "Costs", f"winnow run {recipe.name}", "arXiv"))
@@ -64,7 +65,7 @@ def test_a_recipe_of_your_own_is_read_from_a_path(tmp_path: Path) -> None:
 
 
 def test_packs_name_known_backends() -> None:
-    roles = [role for pack in packs() for role in (pack.writer, pack.painter) if role]
+    roles = [role for pack in packs() for name in ROLES if (role := getattr(pack, name))]
     assert roles and all(role.backend in BACKENDS for role in roles)
 
 

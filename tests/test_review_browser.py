@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -17,8 +19,10 @@ from conftest import Quiet, candidates, leased, small_document
 
 from db.records import Dataset, Decision, Kind, NewCandidate, NewVerdict
 from db.store import Store
+from db.users import Role
 from engine.recipe import load
 from engine.runs import execute, start_generate
+from studio import static
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,13 +38,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(home: Path) -> Iterator[str]:
-    """The whole studio, served from a thread."""
+    """The whole studio."""
     from studio.app import create_app
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(home), host="127.0.0.1", port=port, log_level="error"))
+    with served(create_app(home)) as found:
+        yield found
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The address of an application that is served from a thread."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait(lambda: server.started)
@@ -217,6 +226,7 @@ def test_verdicts_survive_a_dead_network_and_a_closed_page(page, address, kept, 
 def test_verdicts_made_offline_are_sent_when_the_network_is_back(page, address, kept, waiting) -> None:
     dataset, ids = waiting
     open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.wait_for_selector("gradio-app .review")  # all of the page is here
     page.context.set_offline(True)
     page.wait_for_selector(".review .saving[data-state=offline]")
     assert page.locator(".review .saving").inner_text() == "Offline – nothing waits"
@@ -309,6 +319,120 @@ def test_the_tour_comes_once_and_holds_nobody_up(page, address, kept, waiting) -
         assert page.locator(".review .tour footer span").inner_text() == f"{number} of 6"
         page.locator(".review .tour .act").click()
     assert page.locator(".review .tour").is_hidden()
+
+
+# Before Gradio has started
+
+
+@pytest.fixture
+def held(page: "sync_api.Page") -> Callable[[], None]:
+    """Holds Gradio's own scripts back until it is called."""
+    waiting: list[sync_api.Route] = []
+    free = threading.Event()
+    page.route("**/assets/*.js", lambda route: route.continue_() if free.is_set() else waiting.append(route))
+
+    def release() -> None:
+        free.set()
+        for route in waiting:
+            route.continue_()
+
+    return release
+
+
+def test_the_card_takes_keys_before_gradio_is_there_and_moves_into_it(page, address, kept, waiting, held) -> None:
+    dataset, ids = waiting
+    page.goto(f"{address}/review?dataset={dataset.id}", wait_until="commit")
+    see(page, ids[0])
+    page.keyboard.press("a")
+    see(page, ids[1])
+    saved(page)
+    assert page.locator("#early .review").count() == 1 and humans(kept, ids)[:2] == ["accept", None]
+    before = page.locator(".review .queue").bounding_box()
+    held()
+    page.wait_for_selector("gradio-app .review")
+    page.wait_for_selector("#early", state="detached")
+    assert page.locator(".review").count() == 1
+    now = page.locator(".review .queue").bounding_box()
+    assert all(abs(now[side] - before[side]) <= 2 for side in now), "it jumps"
+    page.keyboard.press("x")
+    see(page, ids[2])
+    page.keyboard.press("u")
+    see(page, ids[1])
+    saved(page)
+    assert humans(kept, ids)[:3] == ["accept", None, None]
+
+
+@pytest.mark.parametrize("moves", [True, False], ids=["browser moves", "browser takes out and puts in"])
+def test_what_is_open_and_typed_outlives_the_move(page, address, waiting, held, moves: bool) -> None:
+    dataset, ids = waiting
+    if not moves:
+        page.add_init_script("delete Element.prototype.moveBefore")
+    page.goto(f"{address}/review?dataset={dataset.id}", wait_until="commit")
+    see(page, ids[0])
+    page.keyboard.press("?")
+    page.locator(".review .help input[type=text]").fill("")
+    page.keyboard.type("max ")
+    held()
+    page.wait_for_selector("gradio-app .review .help:modal")
+    page.keyboard.type("power")
+    assert page.locator(".review .help input[type=text]").input_value() == "max power"
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".review .help", state="hidden")
+
+
+def test_a_place_that_gradio_draws_again_gets_the_same_card(page, address, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.wait_for_selector("gradio-app .review")
+    page.evaluate(
+        """async (script) => {
+          const place = document.querySelector("gradio-app .island");
+          window.card = document.querySelector(".review");
+          place.replaceWith(Object.assign(document.createElement("div"), { className: "island" }));
+          const { mount } = await import(script);
+          mount(document.querySelector("gradio-app"), { links: {} });
+        }""",
+        static.address("review_card/card.js"),
+    )
+    assert page.evaluate("document.querySelector('gradio-app .island > .review') === window.card")
+    page.keyboard.press("x")
+    see(page, ids[1])
+    saved(page)
+
+
+def test_a_session_that_ended_leads_to_the_sign_in(page, address, waiting) -> None:
+    dataset, ids = waiting
+    open_queue(page, address, f"dataset={dataset.id}", ids[0])
+    page.route("**/api/review/setup*", lambda route: route.fulfill(status=401, json={"error": "Sign in first."}))
+    page.locator(".review select[aria-label=Kind]").select_option("negative_text")
+    page.wait_for_url(f"**/signin?next=%2Freview%3Fdataset%3D{dataset.id}*")
+
+
+def test_who_is_signed_in_is_the_reviewer_and_cannot_be_renamed(browser, tmp_path: Path) -> None:
+    from studio.app import create_app
+    from studio.auth import COOKIE, SignIn
+
+    store = Store(tmp_path / "home")
+    dataset = store.datasets.import_document(small_document(tmp_path / "files"), "small")
+    ids = candidates(store, dataset.id, leased(store, dataset.id), 3)
+    token = store.users.sign_in(store.users.add("rita", "correct horse battery", Role.REVIEWER))
+    with served(create_app(tmp_path / "home", sign_in=True)) as address:
+        gate = SignIn(store)
+        context = browser.new_context()
+        cookies = {COOKIE: f"{token}.{gate._signature(token)}", "winnow-name": "ada"}
+        context.add_cookies([{"name": name, "value": value, "url": address} for name, value in cookies.items()])
+        page = context.new_page()
+        open_queue(page, address, f"dataset={dataset.id}", ids[0])
+        name = page.locator(".review .help input[type=text]")
+        assert (name.input_value(), name.evaluate("field => field.readOnly")) == ("rita", True)
+        page.keyboard.press("a")
+        saved(page)
+        assert store.review.standing(ids[0]).reviewer == "rita"
+        page.goto(f"{address}/grid?dataset={dataset.id}")
+        you = page.locator(".browse .you input")
+        assert (you.input_value(), you.evaluate("field => field.readOnly")) == ("rita", True)
+        context.close()
+    store.close()
 
 
 # What can go wrong

@@ -104,7 +104,9 @@ def test_a_filter_that_nobody_knows_is_named() -> None:
     with pytest.raises(WinnowError, match="unknown filter 'beauty'; known are .*own.*seam"):
         thresholds.decide(one, policy(Rule(filter="beauty", at_least=1)))
     assert thresholds.decide(one, policy(Rule(filter="own", at_least=1))).tolist() == [1]
-    assert thresholds.decide(one, policy(Rule(filter="sharpness", at_least=1))).tolist() == [0]  # known, but not scored here
+    assert thresholds.decide(one, policy(Rule(filter="sharpness", at_least=1))).tolist() == [
+        0
+    ]  # known, but not scored here
     with pytest.raises(WinnowError, match="no class 'cat'"):
         thresholds.refuse_unknown([Rule(filter="seam", at_most=1, classes=("cat", "dog"))], ["seam"], ["dog"])
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from db.document import BoxRows, Document
 from db.errors import BadDataset, NotFound, WinnowError
-from db.formats import archives, coco, d3, flickr30k, lvis, odvg, omnilabel, refcoco, voc, yolo
+from db.formats import archives, classfolder, coco, d3, flickr30k, lvis, odvg, omnilabel, pairs, refcoco, voc, yolo
 from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, is_split, locate, short
 from db.records import Fault, Image
 
@@ -66,7 +66,8 @@ def sniff(path: Path) -> str:
         f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO, LVIS or "
         f"OmniLabel .json, an ODVG .jsonl, a folder with such files (one per split, named train, val, test), a VOC folder "
         f"with Annotations/ and JPEGImages/, a YOLO data.yaml, Flickr30k Entities (Annotations/ and Sentences/), RefCOCO "
-        f"(instances.json and refs(...).p), the four .pkl files of D3, and a .zip of any of these."
+        f"(instances.json and refs(...).p), the four .pkl files of D3, a folder of images for each class, "
+        f"images with captions (a .txt beside each, JSON lines, parquet or tars), and a .zip of any of these."
     )
 
 
@@ -75,6 +76,8 @@ def _sniff_file(path: Path) -> str | None:
         return "refcoco"
     if path.suffix == ".json":
         return _kind_of_json(path)
+    if pairs.is_pairs(path):
+        return "pairs"
     return {".jsonl": "odvg", ".yaml": "yolo", ".yml": "yolo"}.get(path.suffix)
 
 
@@ -86,8 +89,11 @@ def _sniff_folder(path: Path) -> str | None:
         "yolo": yolo.find_yaml(path) is not None,
         "d3": d3.is_d3(path),
         "refcoco": bool(refcoco.reference_files(path)),
+        "pairs": pairs.is_pairs(path),
         "odvg": bool(_annotation_files(path, "*.jsonl")),
     }
+    if not any(marks.values()) and classfolder.is_class_folder(path):
+        return "classfolder"
     files = _annotation_files(path, "*.json")
     return next((name for name, found in marks.items() if found), None) or (_kind_of_json(files[0]) if files else None)
 
@@ -116,8 +122,8 @@ def read(
     Image files are looked for in `images`, else beside the annotations; each is decoded and checked unless
     `annotations_only`. Raises NotFound for an unknown format, BadDataset for a file that cannot be read at all.
     """
-    if format is not None and format not in FORMATS:
-        raise NotFound("format", format, list(FORMATS))
+    if format is not None and format not in _READERS:
+        raise NotFound("format", format, list(_READERS))
     if path.is_file() and path.suffix.lower() == ".zip":
         return _read_zip(path, format, images, annotations_only, progress)
     document, roots = _READERS[format or sniff(path)](path, images)
@@ -272,12 +278,24 @@ def _image_folders(path: Path, files: dict[str, Path]) -> Roots:
     return roots
 
 
+def _read_classfolder(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    document = classfolder.read(path)
+    return document, _everywhere(document, [path])
+
+
+def _read_pairs(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    document, roots = pairs.read(path, images)
+    return document, _everywhere(document, roots)
+
+
 def _read_voc(path: Path, images: Path | None) -> tuple[Document, Roots]:
     document = voc.read(path)
     return document, _everywhere(document, [path / "JPEGImages", path / "images", path])
 
 
 _READERS = {
+    "classfolder": _read_classfolder,
+    "pairs": _read_pairs,
     "coco": _read_coco,
     "voc": _read_voc,
     "odvg": _read_odvg,

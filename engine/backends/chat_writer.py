@@ -1,4 +1,5 @@
-"""Writers that ask a chat model: the strategies N1 to N3 of Enhanced Negatives, each a prompt of one or two stages.
+"""Writers that ask a chat model: the strategies N1 to N3 of Enhanced Negatives, each a prompt of one or two stages; and what
+the makers of whole images ask it, descriptions and their phrases.
 
 What a model says is never trusted: an answer is parsed strictly and checked, and an unusable one is asked for again with
 the fault said and another seed. All tasks are carried on together, so that the chat sees few, large batches.
@@ -78,6 +79,18 @@ class ChatWriter:
         self._converse([talk for job in jobs for talk in self._talks(job)])
         return [job.result() for job in jobs]
 
+    def answer(self, prompt: Prompt, asked: Sequence[tuple[Mapping[str, str], int]]) -> list[Any]:
+        """What the model says to a prompt for phrases or a description, for each (values of the placeholders, seed): a list of
+        phrases or a text; an `Unanswered` where it said nothing usable."""
+        jobs = [_Question() for _ in asked]
+        stage, kind = prompt.stages[-1], _ANSWERS[prompt.purpose]
+        talks = [
+            self._attempt(job, prompt, stage, known, seed_of(seed, prompt.name), job.reader(kind))
+            for job, (known, seed) in zip(jobs, asked, strict=True)
+        ]
+        self._converse(talks)
+        return [Unanswered("; ".join(job.failures)) if job.said is None else job.said for job in jobs]
+
     # Who asks what
 
     def _talks(self, job: _Job) -> list[Talk]:
@@ -153,7 +166,7 @@ class ChatWriter:
         yield from self._attempt(job, prompt, stage, fields(pairs=pairs), seed_of(prompt.name), read)
 
     def _attempt(
-        self, job: _Job, prompt: Prompt, stage: Stage, known: Mapping[str, str], seed: int, read: Reader
+        self, job: _Job | _Question, prompt: Prompt, stage: Stage, known: Mapping[str, str], seed: int, read: Reader
     ) -> Talk:
         """Ask until `read` is content, saying what was wrong; the last fault becomes a failure of the job."""
         asked = messages = stage.messages(known)
@@ -283,6 +296,49 @@ class _Objects(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Summary(msgspec.Struct, forbid_unknown_fields=True):
     summary: str
+
+
+class _Phrases(msgspec.Struct, forbid_unknown_fields=True):
+    phrases: list[str]
+
+    @property
+    def said(self) -> list[str]:
+        return [" ".join(phrase.split()) for phrase in self.phrases if phrase.strip()]
+
+
+class _Description(msgspec.Struct, forbid_unknown_fields=True):
+    description: str
+
+    @property
+    def said(self) -> str:
+        return " ".join(self.description.split())
+
+
+_ANSWERS: dict[str, type[_Phrases | _Description]] = {"phrases": _Phrases, "description": _Description}
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Why the model gave no usable answer."""
+
+    why: str
+
+
+@dataclass
+class _Question:
+    """A question of `answer` on its way."""
+
+    said: Any = None
+    failures: list[str] = field(default_factory=list)
+
+    def reader(self, kind: type[_Phrases | _Description]) -> Reader:
+        def read(text: str, attempt: int, seed: int) -> None:
+            said = _parsed(text, kind).said
+            if not said:
+                raise _Unusable("it is empty")
+            self.said = said
+
+        return read
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""GLIGEN (Li et al., 2023): grounded inpainting of all boxes of an image in one pass.
+"""GLIGEN (Li et al., 2023): grounded inpainting of all boxes of an image in one pass, and drawing from boxes.
 
 Its pipeline lives on in diffusers' folder of deprecated ones. It takes one image a call, draws part of its noise from
 torch's global generator, and marks what to repaint in whole cells of the latent grid.
@@ -39,13 +39,22 @@ def paint_boxes(
     `arguments` go to the pipeline. The same seed gives the same image, whatever was drawn before.
     """
     cells = native_size(pipe) // pipe.vae_scale_factor
+    snapped = [(phrase, _snapped(box, cells)) for phrase, box in regions]
+    return _called(pipe, snapped, seed, gligen_inpaint_image=Picture.fromarray(image), **arguments)
+
+
+def draw_boxes(pipe: Any, regions: Sequence[tuple[str, XYXY]], seed: int, **arguments: Any) -> np.ndarray:
+    """A new image in which each region (phrase, box as shares of the sides) shows its phrase: float32, 0..1."""
+    return _called(pipe, [(phrase, list(box)) for phrase, box in regions], seed, **arguments)
+
+
+def _called(pipe: Any, regions: Sequence[tuple[str, list[float]]], seed: int, **arguments: Any) -> np.ndarray:
     device = torch.device(pipe.unet.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         result = pipe(
             gligen_phrases=[phrase for phrase, _ in regions],
-            gligen_boxes=[_snapped(box, cells) for _, box in regions],
-            gligen_inpaint_image=Picture.fromarray(image),
+            gligen_boxes=[box for _, box in regions],
             generator=torch.Generator().manual_seed(seed),
             output_type="np",
             **arguments,

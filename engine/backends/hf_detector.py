@@ -22,8 +22,8 @@ NAMES_AT_ONCE = 64  # of a model that reads a text for each name
 
 
 class ZeroShotDetector:
-    """Sees the classes `names`, those of the context's data set when none are given. `least` is the score below which nothing is
-    reported. Raises WinnowError for a model that is missing or of another kind, and when there are no names."""
+    """Sees the classes `names`, those of the context's data set when none are given, and any phrases. `least` is the score below
+    which nothing is reported. Raises WinnowError for a model that is missing or of another kind."""
 
     def __init__(
         self,
@@ -35,9 +35,7 @@ class ZeroShotDetector:
         dtype: str = "float32",
         least: float = 0.1,
     ) -> None:
-        self.names = tuple(names) or _classes(context)
-        if not self.names:
-            raise WinnowError(f"The detector {model} has no classes to look for: the data set has none.")
+        self.names, self._model_name = tuple(names) or _classes(context), model
         if not 0 <= least <= 1:
             raise WinnowError(f"`least` is {least}, it should be a score in 0..1.")
         self._device, self._least = hub.device_of(device), least
@@ -56,8 +54,18 @@ class ZeroShotDetector:
         self._parts = self._divided()
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """For each HxWx3 RGB uint8 image its boxes in its own pixels, best score first."""
-        return [self._found(image) for image in images]
+        """For each HxWx3 RGB uint8 image its boxes in its own pixels, best score first. Raises WinnowError without classes."""
+        if not self.names:
+            raise WinnowError(f"The detector {self._model_name} has no classes to look for: the data set has none.")
+        return [self._found(image, self.names, self._parts) for image in images]
+
+    def find(self, images: Sequence[np.ndarray], phrases: Sequence[Sequence[str]]) -> list[Detections]:
+        """For each image the boxes of its phrases, each asked for by itself (METHODS 2.2, point 4), best score first."""
+        asked = [tuple(some) for some in phrases]
+        return [
+            self._found(image, names, [range(i, i + 1) for i in range(len(names))])
+            for image, names in zip(images, asked, strict=True)
+        ]
 
     def _require_known(self, model: str) -> None:
         if self._kind not in (*GROUNDED, *PAIRED):
@@ -79,10 +87,12 @@ class ZeroShotDetector:
     def _read(self, text: str) -> dict[str, list[int]]:
         return self._processor.tokenizer(text, return_offsets_mapping=True)
 
-    def _found(self, image: np.ndarray) -> Detections:
+    def _found(self, image: np.ndarray, names: tuple[str, ...], parts: Sequence[range]) -> Detections:
+        if not parts:
+            return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), names)
         ask = self._grounded if self._kind in GROUNDED else self._paired
         with torch.inference_mode():
-            answers = [ask(image, part) for part in self._parts]
+            answers = [ask(image, names, part) for part in parts]
         boxes, scores, labels = (torch.cat(part) for part in zip(*answers, strict=True))
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] >= self._least]
@@ -90,7 +100,7 @@ class ZeroShotDetector:
             xyxy=_within(boxes[order].float().numpy(), image),
             scores=scores[order].float().numpy(),
             labels=labels[order].numpy(),
-            names=self.names,
+            names=names,
         )
 
     @property
@@ -99,9 +109,9 @@ class ZeroShotDetector:
         config = self._model.config
         return config.text_config.max_position_embeddings if self._kind in PAIRED else config.max_text_len
 
-    def _grounded(self, image: np.ndarray, part: range) -> tuple[torch.Tensor, ...]:
+    def _grounded(self, image: np.ndarray, names: Sequence[str], part: range) -> tuple[torch.Tensor, ...]:
         """Boxes, scores and classes; a class's score is that of its best token."""
-        text, spans = _sentence(self.names, part)
+        text, spans = _sentence(names, part)
         inputs = self._inputs(image, text)
         made = self._model(**inputs)
         scores = made.logits[0].sigmoid().float().cpu()
@@ -110,8 +120,8 @@ class ZeroShotDetector:
         best, place = torch.stack([scores[:, some].max(1).values for some in tokens], 1).max(1)
         return _absolute(made.pred_boxes[0].float().cpu(), image), best, place + part.start
 
-    def _paired(self, image: np.ndarray, part: range) -> tuple[torch.Tensor, ...]:
-        texts = [f"a photo of a {_plain(self.names[i])}" for i in part]
+    def _paired(self, image: np.ndarray, names: Sequence[str], part: range) -> tuple[torch.Tensor, ...]:
+        texts = [_photo(_plain(names[i])) for i in part]
         inputs = self._inputs(image, [texts], padding="max_length", truncation=True, max_length=self._room)
         found = self._processor.post_process_grounded_object_detection(
             self._model(**inputs), threshold=0.0, target_sizes=torch.tensor([image.shape[:2]], device=self._device)
@@ -141,6 +151,12 @@ def _without_weights(options: dict[str, object]) -> dict[str, object]:
 
 def _plain(name: str) -> str:
     return name.replace("_", " ").lower()
+
+
+def _photo(name: str) -> str:
+    """The words that OWL-ViT was trained on; a phrase that has an article keeps it."""
+    said = name if name.split(" ", 1)[0] in ("a", "an", "the") else f"a {name}"
+    return f"a photo of {said}"
 
 
 def _sentence(names: Sequence[str], part: range) -> tuple[str, list[tuple[int, int]]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import diffusers
 import numpy as np
@@ -34,6 +34,10 @@ from engine.targets import iou
 SDXL = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 # What `encode_prompt` of a pipeline returns, in the names of its call. Other pipelines encode their prompts themselves.
 EMBEDDINGS = {
+    "StableDiffusionPipeline": SDXL[:2],
+    "StableDiffusionXLPipeline": SDXL,
+    "StableDiffusion3Pipeline": SDXL,
+    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
     "StableDiffusionInpaintPipeline": SDXL[:2],
     "StableDiffusionGLIGENPipeline": SDXL[:2],
     "StableDiffusionXLInpaintPipeline": SDXL,
@@ -79,16 +83,16 @@ class DiffusersPainter:
         offload: str = "auto",
         scene_mode: str = "together",
     ) -> None:
-        self._template = _template(prompt_template)
-        _check_numbers(steps=steps, batch_size=batch_size, size=size)
+        self._template = template_of(prompt_template)
+        check_numbers(steps=steps, batch_size=batch_size, size=size)
         _check_shares(context_share=context_share, feather=feather, margin=margin)
         _check_strength(strength, steps)
-        _check_choice("offload", offload, OFFLOADS)
-        _check_choice("scene_mode", scene_mode, MODES)
+        check_choice("offload", offload, OFFLOADS)
+        check_choice("scene_mode", scene_mode, MODES)
         self._context, self._avoid, self._one_by_one = context, negative_prompt, scene_mode == "one by one"
         folder, where = hub.locate(model), hub.device_of(device)
-        pipe = _placed(load(folder, revision, hub.dtype_of(dtype, where)), where, offload, compile)
-        kind = Grounder if "gligen_boxes" in _parameters(pipe) else Inpainter
+        pipe = placed(load(folder, revision, hub.dtype_of(dtype, where)), where, offload, compile)
+        kind = Grounder if "gligen_boxes" in parameters(pipe) else Inpainter
         form = Form(context_share, margin, feather)
         self._model = kind(pipe, where, form, size, batch_size, guidance, num_inference_steps=steps, strength=strength)
         self._detail = {
@@ -254,23 +258,32 @@ class Made(NamedTuple):
     batch: int
 
 
-class Inpainter:
-    """A pipeline that takes images and masks, in batches. After CUDA ran out of memory, the batches are smaller."""
+class Wish(Protocol):
+    """What every pipeline is told of a picture: to show `prompt` and not `negative`, from the noise of `seed`."""
 
-    joint = False  # whether one picture serves several boxes
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def negative(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Renderer:
+    """A pipeline that makes pictures in batches. After CUDA ran out of memory, the batches are smaller. `_call` of a kind of
+    pipeline makes one batch."""
 
     def __init__(
         self,
         pipe: Any,
         device: torch.device,
-        form: Form,
         size: int | None,
         batch: int,
         guidance: float | None,
         **fixed: Any,
     ) -> None:
-        self.pipe, self._device, self._form, self._batch = pipe, device, form, batch
-        takes = _parameters(pipe)
+        self.pipe, self._device, self._batch = pipe, device, batch
+        takes = parameters(pipe)
         self.size = self._checked(size) if size else self._native()
         self._scale = _guidance_name(takes)
         self.guidance = takes[self._scale].default if guidance is None else guidance
@@ -279,15 +292,7 @@ class Inpainter:
         self.avoids = "negative_prompt" in takes
         self._encoded = lru_cache(ENCODED)(self._encode)
 
-    def plan(self, shape: tuple[int, ...], xyxy: XYXY, keep: Sequence[XYXY]) -> Plan:
-        """Raises WinnowError for a box that cannot be painted."""
-        return inpainting.plan(shape, xyxy, self.size, self._form, keep)
-
-    def not_with(self, job: _Job, others: Sequence[_Job]) -> list[_Job]:
-        """Those that must be painted before the job: their windows overlap."""
-        return [one for one in others if one.plan and job.plan and inpainting.overlap(one.plan.window, job.plan.window)]
-
-    def render(self, orders: Sequence[Order]) -> list[Made | str]:
+    def render(self, orders: Sequence[Wish]) -> list[Made | str]:
         """A picture for each order, or a sentence. A picture does not depend on the others in its batch but for rounding:
         each has a generator of its own, on the CPU, so that every device draws the same noise."""
         done: list[Made | str] = []
@@ -295,7 +300,7 @@ class Inpainter:
             done += self._attempt(orders[len(done) : len(done) + self._batch])
         return done
 
-    def _attempt(self, orders: Sequence[Order]) -> list[Made | str]:
+    def _attempt(self, orders: Sequence[Wish]) -> list[Made | str]:
         """Nothing when the batch was too large, which halves it."""
         try:
             with torch.inference_mode():
@@ -309,19 +314,10 @@ class Inpainter:
         self._batch = len(orders) // 2
         return []
 
-    def _call(self, orders: Sequence[Order]) -> list[np.ndarray | str]:
-        result = self.pipe(
-            image=[Picture.fromarray(order.image) for order in orders],
-            mask_image=[Picture.fromarray(order.hole.astype(np.uint8) * 255) for order in orders],
-            generator=[torch.Generator().manual_seed(order.seed) for order in orders],
-            output_type="np",
-            **self._prompts(orders),
-            **self._fixed,
-        )
-        flags = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
-        return [_pixels(image, flag) for image, flag in zip(result.images, flags, strict=True)]
+    def _call(self, orders: Sequence[Any]) -> list[np.ndarray | str]:
+        raise NotImplementedError
 
-    def _prompts(self, orders: Sequence[Order]) -> dict[str, Any]:
+    def _prompts(self, orders: Sequence[Wish]) -> dict[str, Any]:
         names = EMBEDDINGS.get(type(self.pipe).__name__)
         if names:
             rows = zip(*(self._encoded(order.prompt, order.negative) for order in orders), strict=True)
@@ -365,6 +361,36 @@ class Inpainter:
         return size
 
 
+class Inpainter(Renderer):
+    """A pipeline that takes images and masks."""
+
+    joint = False  # whether one picture serves several boxes
+
+    def __init__(self, pipe: Any, device: torch.device, form: Form, *sizes: Any, **fixed: Any) -> None:
+        super().__init__(pipe, device, *sizes, **fixed)
+        self._form = form
+
+    def plan(self, shape: tuple[int, ...], xyxy: XYXY, keep: Sequence[XYXY]) -> Plan:
+        """Raises WinnowError for a box that cannot be painted."""
+        return inpainting.plan(shape, xyxy, self.size, self._form, keep)
+
+    def not_with(self, job: _Job, others: Sequence[_Job]) -> list[_Job]:
+        """Those that must be painted before the job: their windows overlap."""
+        return [one for one in others if one.plan and job.plan and inpainting.overlap(one.plan.window, job.plan.window)]
+
+    def _call(self, orders: Sequence[Order]) -> list[np.ndarray | str]:
+        result = self.pipe(
+            image=[Picture.fromarray(order.image) for order in orders],
+            mask_image=[Picture.fromarray(order.hole.astype(np.uint8) * 255) for order in orders],
+            generator=[torch.Generator().manual_seed(order.seed) for order in orders],
+            output_type="np",
+            **self._prompts(orders),
+            **self._fixed,
+        )
+        flags = getattr(result, "nsfw_content_detected", None) or [False] * len(orders)
+        return [pixels_of(image, flag) for image, flag in zip(result.images, flags, strict=True)]
+
+
 class Grounder(Inpainter):
     """GLIGEN: one image a call, with up to thirty boxes."""
 
@@ -372,7 +398,7 @@ class Grounder(Inpainter):
 
     def __init__(
         self, pipe: Any, device: torch.device, form: Form, size: int | None, batch: int, *args: Any, **fixed: Any
-    ):
+    ) -> None:
         super().__init__(pipe, device, form, size, 1, *args, **fixed)
 
     def plan(self, shape: tuple[int, ...], xyxy: XYXY, keep: Sequence[XYXY]) -> Plan:
@@ -383,7 +409,7 @@ class Grounder(Inpainter):
 
     def _call(self, orders: Sequence[Order]) -> list[np.ndarray | str]:
         return [
-            _pixels(
+            pixels_of(
                 gligen.paint_boxes(
                     self.pipe, order.image, order.regions, order.seed, **self._prompts([order]), **self._fixed
                 ),
@@ -403,7 +429,7 @@ class Grounder(Inpainter):
         return size
 
 
-def _pixels(image: np.ndarray, flagged: bool) -> np.ndarray | str:
+def pixels_of(image: np.ndarray, flagged: bool) -> np.ndarray | str:
     if flagged:
         return "the model's safety checker withheld the picture"
     if not np.isfinite(image).all():
@@ -421,10 +447,11 @@ def _guidance_name(takes: dict[str, inspect.Parameter]) -> str:
 # Loading
 
 
-def load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
-    """The pipeline of a folder or hub id, of a class that inpaints, on the CPU.
+def load(model: str, revision: str | None, dtype: torch.dtype, class_of: Callable[[object], Any] | None = None) -> Any:
+    """The pipeline of a folder or hub id, on the CPU: of the class that `class_of` gives for the one that is named there, by
+    default one that inpaints.
 
-    Raises WinnowError when it is missing, of a class that is not known here, or of one that cannot inpaint.
+    Raises WinnowError when it is missing, of a class that is not known here, or of one that cannot do that.
     """
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
@@ -433,7 +460,7 @@ def load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
         config = diffusers.DiffusionPipeline.load_config(
             model, **{name: value for name, value in options.items() if name != "use_safetensors"}
         )
-        kind = inpainting_class(config.get("_class_name"))
+        kind = (class_of or inpainting_class)(config.get("_class_name"))
         pipe = kind.from_pretrained(model, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise hub.missing(model, error) from error
@@ -444,10 +471,8 @@ def load(model: str, revision: str | None, dtype: torch.dtype) -> Any:
 def inpainting_class(name: object) -> Any:
     """The class that inpaints with the parts of the pipeline class `name`: itself, its sister by name, or the one that
     `AutoPipelineForInpainting` would take. Raises WinnowError when there is none."""
-    own = _pipeline_class(name)
-    if own is None:
-        raise WinnowError(f"diffusers {diffusers.__version__} has no pipeline {name!r}, which model_index.json names.")
-    sister = _pipeline_class(own.__name__.removesuffix("Pipeline") + "InpaintPipeline")
+    own = pipeline_class(name)
+    sister = _found_class(own.__name__.removesuffix("Pipeline") + "InpaintPipeline")
     for kind in (own, sister, _auto_class(own)):
         if kind is not None and _inpaints(kind):
             return kind
@@ -457,7 +482,15 @@ def inpainting_class(name: object) -> Any:
     )
 
 
-def _pipeline_class(name: object) -> Any:
+def pipeline_class(name: object) -> Any:
+    """The pipeline class of that name. Raises WinnowError when diffusers has none."""
+    own = _found_class(name)
+    if own is None:
+        raise WinnowError(f"diffusers {diffusers.__version__} has no pipeline {name!r}, which model_index.json names.")
+    return own
+
+
+def _found_class(name: object) -> Any:
     """None for what is no pipeline of diffusers. The deprecated ones will leave the top of the package first."""
     for place in (diffusers, diffusers.pipelines.deprecated):
         found = getattr(place, name, None) if isinstance(name, str) else None
@@ -478,11 +511,11 @@ def _inpaints(kind: Any) -> bool:
     return "gligen_inpaint_image" in takes or ({"image", "mask_image"} <= takes and "control_image" not in takes)
 
 
-def _parameters(pipe: Any) -> dict[str, inspect.Parameter]:
+def parameters(pipe: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(type(pipe).__call__).parameters)
 
 
-def _placed(pipe: Any, device: torch.device, offload: str, compile: bool) -> Any:
+def placed(pipe: Any, device: torch.device, offload: str, compile: bool) -> Any:
     """The pipeline where it computes. Raises WinnowError for options that need a CUDA device when it is none."""
     if device.type != "cuda" and (compile or offload in ("model", "sequential")):
         wish = "compile" if compile else f"offload {offload!r}"
@@ -519,15 +552,17 @@ def _bytes(part: torch.nn.Module) -> int:
 # Options
 
 
-def _template(text: str) -> Template:
+def template_of(text: str, more: Sequence[str] = ("caption",)) -> Template:
+    """Raises WinnowError for a template that does not name $prompt, or names what is neither it nor in `more`."""
     template = Template(text)
-    unknown = set(template.get_identifiers()) - {"prompt", "caption"} if template.is_valid() else {text}
+    unknown = set(template.get_identifiers()) - {"prompt", *more} if template.is_valid() else {text}
     if unknown or "prompt" not in template.get_identifiers():
-        raise WinnowError(f"prompt_template {text!r} must name $prompt, may name $caption, and nothing else.")
+        may = "".join(f", may name ${name}" for name in more)
+        raise WinnowError(f"prompt_template {text!r} must name $prompt{may}, and nothing else.")
     return template
 
 
-def _check_numbers(**values: int | None) -> None:
+def check_numbers(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WinnowError(f"{name} is {value!r}; it should be a whole number from 1.")
@@ -544,6 +579,6 @@ def _check_strength(strength: float, steps: int) -> None:
         raise WinnowError(f"strength {strength} leaves none of {steps} steps; it should be above 0, up to 1.")
 
 
-def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise WinnowError(f"{name} is {value!r}; it should be one of {', '.join(known)}.")

@@ -80,7 +80,7 @@ class HFChat:
         is_folder = Path(folder).is_dir()
         self.name = f"{model}@{hub.digest(folder) if is_folder else _commit(config) or revision or 'main'}"
         self.usage = Usage()
-        self._stops = _stops(self._model, self._tokenizer)
+        self._stops = stops_of(self._model, self._tokenizer)
         self._model.generation_config = GenerationConfig(  # penalties of the model's own would count padding as text
             eos_token_id=self._stops, pad_token_id=self._tokenizer.pad_token_id, do_sample=False
         )
@@ -154,7 +154,7 @@ class HFChat:
         schemas = [request.schema for request in requests if request.schema is not None]
         found = [self._grammar.processor(schemas)] if self._grammar and schemas else []
         if any(request.temperature > 0 for request in requests):
-            found.append(_Drawing(requests, start, self._top_p, self._model.device))
+            found.append(Drawing(requests, start, self._top_p, self._model.device))
         return found
 
     def _reply(self, row: _Row, tokens: list[int]) -> ChatReply:
@@ -165,14 +165,15 @@ class HFChat:
         return ChatReply(text=self._tokenizer.decode(own[:end], skip_special_tokens=True))
 
 
-class _Drawing(LogitsProcessor):
+class Drawing(LogitsProcessor):
     """Leaves each row one token, the one that the row's own random numbers draw, so that greedy search takes it.
 
     Drawn by the inverse of the cumulative distribution over the `top_p` nucleus (Holtzman et al., 2020), with one uniform
-    number per token from a generator seeded by the request. Temperature 0 takes the most likely token.
+    number per token from a generator seeded by the request. Temperature 0 takes the most likely token. `start` is how many
+    tokens there are before the first drawn one; as many as there are at the first call when None.
     """
 
-    def __init__(self, requests: Sequence[ChatRequest], start: int, top_p: float, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[ChatRequest], start: int | None, top_p: float, device: torch.device) -> None:
         drawn = [torch.rand(r.max_tokens, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
         self._uniform = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(device)  # rows x steps
         temperatures = torch.tensor([[r.temperature] for r in requests], device=device)
@@ -182,6 +183,7 @@ class _Drawing(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores` (rows, vocabulary) with all but the chosen tokens at minus infinity."""
+        self._start = input_ids.shape[1] if self._start is None else self._start
         step = input_ids.shape[1] - self._start
         likely, order = (scores.float() / self._temperatures).softmax(-1).sort(dim=-1, descending=True, stable=True)
         total = likely.cumsum(-1)
@@ -272,7 +274,7 @@ def _quantization(quantize: str | None, device: torch.device, dtype: torch.dtype
     return {"quantization_config": four}
 
 
-def _stops(model: Any, tokenizer: Any) -> list[int]:
+def stops_of(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer, by the model's settings and the tokenizer's."""
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]

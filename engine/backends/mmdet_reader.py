@@ -22,13 +22,16 @@ NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np
 
 
 class MMDetReader:
-    """The detector in `folder`, which finds what `names` say. Raises WinnowError when the folder does not hold one."""
+    """The detector in `folder`, which finds what `names` say, or the `prompts` in their place. Raises WinnowError when the
+    folder does not hold one."""
 
-    def __init__(self, folder: Path, names: Sequence[str], device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], device: str = "cpu", prompts: Sequence[str] | None = None
+    ) -> None:
         self._model, card = load_reader(folder)
         self._model.to(device)
         self._size, self.names = card.image_size, tuple(names)
-        texts = dict(enumerate(names))
+        texts = dict(enumerate(prompts or names))
         length = token_length(tokenizer_of(card))
         self._prompts = [
             query(Path(), 0, {label: texts[label] for label in part})

@@ -62,6 +62,7 @@ class OpenCLIPEmbedder:
         self._model, self._tokenizer = _load(source, self._device, precision)
         self._form = open_clip.get_model_preprocess_cfg(self._model)
         self._dtype = precision
+        self.scale = float(self._model.logit_scale.exp())  # of its logits: the similarity that it was trained with
         self.width = self._attempt(self._encode_texts, [""]).shape[1]
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -112,6 +113,13 @@ class OpenCLIPEmbedder:
             raise WinnowError(f"Not even one item of {self.name} fits into the memory of {self._device}: {told}")
         self._batch = len(batch) // 2
         return torch.empty(0, self.width)
+
+
+def load_clip(model: str, pretrained: str | None = None) -> tuple[Any, Any, Mapping[str, Any]]:
+    """(frozen model on the CPU, tokenizer, open_clip's preprocessing configuration), for trainings that look inside a model.
+    Named as for `OpenCLIPEmbedder`. Raises WinnowError for a model that is missing or unknown."""
+    network, tokenizer = _load(_source(model, pretrained, None), torch.device("cpu"), torch.float32)
+    return network, tokenizer, open_clip.get_model_preprocess_cfg(network)
 
 
 def fitted(image: torch.Tensor, form: Mapping[str, Any]) -> torch.Tensor:

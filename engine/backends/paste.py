@@ -78,13 +78,13 @@ class PastePainter:
         window = rectangle(task.xyxy, task.image.shape, margin=max(4.0, MARGIN * side))
         x1, y1, x2, y2 = window
         under = self._cleared(task, window)
-        placed = _place(self._instances.cutout(source), source, task.xyxy, window, chance)
+        placed = place(self._instances.cutout(source), source, task.xyxy, window, chance)
         if not (placed.alpha > 0.5).any():
             return f"the instance of “{task.category}” chosen from image {source.image.file_name} vanishes at the size of the box"
         image = task.image.copy()
-        image[y1:y2, x1:x2] = _blend(under, placed, whole_light(task.image))
+        image[y1:y2, x1:x2] = blend(under, placed, whole_light(task.image))
         detail = {"source_image": source.image.id, "source_box": source.box.id, "blend": "feather", **placed.detail}
-        return Painted(image=image, xyxy=_extent(placed, window), touched=(window,), detail=detail)
+        return Painted(image=image, xyxy=extent(placed, window), touched=(window,), detail=detail)
 
     def _choose(self, task: PaintTask, chance: random.Random) -> Source | None:
         """At random among instances of another annotation; likely one of about the size and shape of the box, and the
@@ -203,7 +203,7 @@ def _mirrored(
 # Placing
 
 
-def _place(cutout: Cutout, source: Source, xyxy: XYXY, window: Rectangle, chance: random.Random) -> _Placed:
+def place(cutout: Cutout, source: Source, xyxy: XYXY, window: Rectangle, chance: random.Random) -> _Placed:
     """The cutout laid over the middle of the box, as large as fits, perhaps mirrored and slightly turned."""
     flip, degrees = chance.random() < 0.5, chance.uniform(-TILT, TILT)
     scale_x, scale_y = _scales(source.size, (xyxy[2] - xyxy[0], xyxy[3] - xyxy[1]))
@@ -263,7 +263,8 @@ def _held_in(alpha: np.ndarray) -> np.ndarray:
 # Blending
 
 
-def _blend(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray:
+def blend(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray:
+    """The pixels under the source, with it over them. `light` is that of the image they are of."""
     alpha = placed.alpha[..., None]
     return np.rint(under * (1 - alpha) + _tinted(under, placed, light) * alpha).clip(0, 255).astype(np.uint8)
 
@@ -288,7 +289,7 @@ def _tinted(under: np.ndarray, placed: _Placed, light: np.ndarray) -> np.ndarray
     return cv2.cvtColor(moved, cv2.COLOR_LAB2RGB).clip(0, 1) * 255
 
 
-def _extent(placed: _Placed, window: Rectangle) -> XYXY:
+def extent(placed: _Placed, window: Rectangle) -> XYXY:
     """The box of what is more than half opaque; of all of a guessed ellipse, which fades inside its annotated box."""
     ys, xs = np.nonzero(placed.alpha > (0.02 if placed.detail["mask"] == "ellipse" else 0.5))
     x, y = window[0], window[1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from db.errors import NotFound
-from engine.evaluation import coco, d3, flickr, lvis, omnilabel, refcoco
+from engine.evaluation import coco, d3, flickr, lvis, omnilabel, pointing, refcoco
 from engine.evaluation.boxes import Row, read_document
 from engine.evaluation.truth import is_federated
 
@@ -87,6 +87,10 @@ def _flickr30k(truth: Row, predictions: Sequence[Row]) -> Result:
     return {**recalls, **{name: one.as_dict() for name, one in found.items()}}
 
 
+def _pointing(truth: Row, predictions: Sequence[Row]) -> Result:
+    return pointing.evaluate(read_document(truth, "phrases")["phrases"], predictions)
+
+
 KINDS: dict[str, Callable[[Row, Sequence[Row]], Result]] = {
     "coco": _coco,
     "lvis": _lvis,
@@ -94,6 +98,7 @@ KINDS: dict[str, Callable[[Row, Sequence[Row]], Result]] = {
     "d3": _d3,
     "refcoco": _refcoco,
     "flickr30k": _flickr30k,
+    "pointing": _pointing,
 }
 PARTS = {
     "lvis": "LVIS ",
@@ -127,7 +132,7 @@ def slices(result: Result) -> dict[str, dict[str, float]]:
     spoken = result.get("omnilabel", result)
     told = {"size": _named(result, small="AP_s", medium="AP_m", large="AP_l")}
     told["words"] = _named(spoken, short="AP_descr_s", medium="AP_descr_m", long="AP_descr_l")
-    told["words"] |= result.get("d3", result).get("lengths", {})
+    told["words"] |= result.get("d3", result).get("lengths", {}) | result.get("words", {})
     return told | {"edit": spoken.get("edit_types", {})}
 
 

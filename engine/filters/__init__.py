@@ -6,12 +6,13 @@ A filter's value is raw; what is good enough is said by a policy, and moving its
 
 from __future__ import annotations
 
-from db.records import Kind, Rule
-from engine.filters import boxes, detector, duplicates, embedded, learning, looks, pixels, texts
+from db.records import WHOLE, Kind, Rule
+from engine.filters import alignment, boxes, detector, duplicates, embedded, learning, looks, pixels, soft, texts, whole
 from engine.filters.judgement import IMAGES, TEXTS, Filter, Judgement, each
 
 __all__ = ["FILTERS", "Filter", "Judgement"]
 
+WITH_TEXTS = frozenset(Kind) - {Kind.TRIPLET, Kind.PAIR}  # or a class: what can be said of one box or one class
 LEAST_ABOVE = 1e-6  # rules say "at least", and here 0, a picture that is on neither side, is not good enough
 
 FILTERS: dict[str, Filter] = {
@@ -165,9 +166,9 @@ FILTERS: dict[str, Filter] = {
     "near_duplicate": Filter(
         name="near_duplicate",
         title="Near-duplicate",
-        help="How like the box's picture is to one that the same run made before for its class, by perceptual hash and, "
+        help="How like the box's picture, or the whole image that was made, is to one that the same run made before for its class, by perceptual hash and, "
         "where the pack has one, by embedder; 1 is the same.",
-        kinds=IMAGES,
+        kinds=IMAGES | WHOLE,
         better="lower",
         # on Tabletop 0.96 took a tenth of the good for duplicates, 0.98 half as many, and no fewer copies were found
         default=Rule(filter="near_duplicate", at_most=0.98),
@@ -189,7 +190,7 @@ FILTERS: dict[str, Filter] = {
         help="Cosine similarity of the box's picture with the text that should be true of it: the true text for a false one, "
         "the negative text for a negative image, the class for an instance. What is high depends on the embedder: about 0.2 with "
         "CLIP ViT-L/14, 0.5 with the pocket pack's. Needs an embedder.",
-        kinds=frozenset(Kind),
+        kinds=WITH_TEXTS,
         better="higher",
         default=Rule(
             filter="clip_agreement", at_least=0.2
@@ -202,7 +203,7 @@ FILTERS: dict[str, Filter] = {
         title="Fits the right text better",
         help="Similarity with the text that should be true, less that with the one that should be false (for an instance, "
         "the best other class). Above 0 the picture takes the right side. Needs an embedder.",
-        kinds=frozenset(Kind),
+        kinds=WITH_TEXTS,
         better="higher",
         default=Rule(filter="clip_margin", at_least=LEAST_ABOVE),
         judge=embedded.compared(embedded.margin),
@@ -239,6 +240,56 @@ FILTERS: dict[str, Filter] = {
         default=Rule(filter="aesthetic", at_least=0.0),
         judge=looks.aesthetic,
         roles=("embedder", "aesthetics"),
+    ),
+    "phrase_coverage": Filter(
+        name="phrase_coverage",
+        title="Phrases with a box",
+        help="Share of the phrases of a whole image that name at least one box; the reason lists those without.",
+        kinds=frozenset((Kind.TRIPLET,)),
+        better="higher",
+        default=Rule(filter="phrase_coverage", at_least=0.5),
+        judge=each(whole.phrase_coverage),
+    ),
+    "least_score": Filter(
+        name="least_score",
+        title="Least sure box",
+        help="The lowest detector score of the boxes of a whole image; none where the boxes come from a layout.",
+        kinds=frozenset((Kind.TRIPLET,)),
+        better="higher",
+        default=Rule(filter="least_score", at_least=0.5),
+        judge=each(whole.least_score),
+    ),
+    "caption_agreement": Filter(
+        name="caption_agreement",
+        title="Image fits its caption",
+        help="Cosine similarity of the whole image with its caption, of a class image with its class. What is high depends on "
+        "the embedder: about 0.2 with CLIP ViT-L/14. Needs an embedder.",
+        kinds=WHOLE,
+        better="higher",
+        default=Rule(filter="caption_agreement", at_least=0.2),
+        judge=whole.caption_agreement,
+        roles=("embedder",),
+    ),
+    "pair_alignment": Filter(
+        name="pair_alignment",
+        title="Words are seen",
+        help="Mean cosine of the caption and its phrases with the region that fits each best, by the newest detector of DetCLIPv2 "
+        "trained here; the reason names the phrase that fits worst.",
+        kinds=frozenset((Kind.PAIR,)),
+        better="higher",
+        default=Rule(filter="pair_alignment", at_least=0.0),
+        judge=alignment.pair_alignment,
+    ),
+    "soft_agreement": Filter(
+        name="soft_agreement",
+        title="Share of its class",
+        help="The share of the candidate's class in CLIP's soft label of its box, over all classes of the data set; the "
+        "reason names what CLIP sees. Needs an embedder.",
+        kinds=IMAGES | {Kind.CLASS_IMAGE},
+        better="higher",
+        default=Rule(filter="soft_agreement", at_least=0.1),
+        judge=soft.soft_agreement,
+        roles=("embedder",),
     ),
     "learned": Filter(
         name="learned",

@@ -74,11 +74,17 @@ def _view(subject: Subject) -> _View:
     if candidate.kind is Kind.NEGATIVE_TEXT:
         right, wrong = texts_of(subject)
         return _View(region_of(subject, image.digest), None, right, (wrong,))
+    if candidate.kind is Kind.CLASS_IMAGE and candidate.digest is None:
+        return _of_class(subject, region_of(subject, image.digest), None)
     now = region_of(subject, candidate.digest)
     before = region_of(subject, image.digest) if image.digest else None
     if candidate.kind is Kind.NEGATIVE_IMAGE:
         wrong, right = texts_of(subject)
         return _View(now, before, right, (wrong,))
+    return _of_class(subject, now, before)
+
+
+def _of_class(subject: Subject, now: Region, before: Region | None) -> _View:
     if subject.category is None:
         raise WinnowError("the candidate has no class")
     others = tuple(name for name in subject.categories.values() if name != subject.category)

@@ -27,6 +27,24 @@ def _gen2det(quick: bool, work: Path) -> Study:
     return study(quick, work)
 
 
+def _richsem(quick: bool, work: Path) -> Study:
+    from engine.labs.richsem import study
+
+    return study(quick, work)
+
+
+def _detclip(quick: bool, work: Path) -> Study:
+    from engine.labs.detclip import study
+
+    return study(quick, work)
+
+
+def _synground(quick: bool, work: Path) -> Study:
+    from engine.labs.synground import study
+
+    return study(quick, work)
+
+
 def _enhanced_negatives(quick: bool, work: Path) -> Study:
     from engine.labs.enhanced_negatives import study
 
@@ -34,10 +52,13 @@ def _enhanced_negatives(quick: bool, work: Path) -> Study:
 
 
 LABS: dict[str, Lab] = {
+    "detclip": Lab("DetCLIPv2: what captions teach of things that nobody boxed", "METHODS 4", _detclip),
     "enhanced-negatives": Lab(
         "Enhanced Negatives: what false descriptions teach a detector that reads", "METHODS 1", _enhanced_negatives
     ),
     "gen2det": Lab("Gen2Det: what generated instances are worth when real images are few", "METHODS 5", _gen2det),
+    "richsem": Lab("RichSem: what CLIP's soft labels of whole images teach of rare classes", "METHODS 3", _richsem),
+    "synground": Lab("SynGround: what synthetic triplets teach a model about where to look", "METHODS 2", _synground),
 }
 
 

@@ -25,6 +25,22 @@ BACKENDS = {
     "paste": ("engine.backends.paste", "PastePainter", "painter: pastes an instance of the data set itself"),
     "careless": ("engine.labs.careless", "CarelessPainter", "painter: paste that errs at a known rate, for the lab"),
     "hf_diffusers": ("engine.backends.hf_diffusers", "DiffusersPainter", "painter: an inpainting model, by diffusers"),
+    "annotated": ("engine.backends.annotated", "AnnotatedCaptioner", "captioner: says what the annotations say"),
+    "hf_captioner": (
+        "engine.backends.hf_captioner",
+        "HFCaptioner",
+        "captioner: BLIP, LLaVA, Qwen-VL, ..., by transformers",
+    ),
+    "collage": (
+        "engine.backends.collage",
+        "CollageIllustrator",
+        "illustrator: lays out cut-outs of the data set itself",
+    ),
+    "hf_illustrator": (
+        "engine.backends.hf_illustrator",
+        "DiffusersIllustrator",
+        "illustrator: a text-to-image model or GLIGEN, by diffusers",
+    ),
     "openclip": ("engine.backends.openclip", "OpenCLIPEmbedder", "embedder: a CLIP model, by open_clip"),
     "aesthetic_head": ("engine.backends.aesthetic", "AestheticHead", "aesthetics: an MLP on the embedder's vectors"),
     "hf_detector": (
@@ -34,7 +50,9 @@ BACKENDS = {
     ),
     "trained_detector": ("engine.roles", "detector_in", "detector: the folder of a model trained by Winnow"),
 }
-ROLES = ("writer", "painter", "embedder", "aesthetics", "detector")
+ROLES = ("writer", "painter", "captioner", "illustrator", "embedder", "aesthetics", "detector")
+CHATS = ("hf_text", "vllm", "openai_chat")  # writers that are chat models
+FINDS_PHRASES = ("hf_detector",)  # detectors that look for any words
 
 
 class Role(BaseModel):
@@ -44,7 +62,8 @@ class Role(BaseModel):
 
 
 class Pack(BaseModel):
-    """`device` is what the pack cannot do without: "cuda", or "cpu" when it runs anywhere."""
+    """`device` is what the pack cannot do without: "cuda", or "cpu" when it runs anywhere. `converses` is False when its writer is a
+    chat model that knows the exchanges of its own prompts only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -52,8 +71,11 @@ class Pack(BaseModel):
     summary: str
     needs: str
     device: str = "cpu"
+    converses: bool = True
     writer: Role | None = None
     painter: Role | None = None
+    captioner: Role | None = None
+    illustrator: Role | None = None
     embedder: Role | None = None
     aesthetics: Role | None = None
     detector: Role | None = None
@@ -69,6 +91,16 @@ class Pack(BaseModel):
         if self.writer is None:
             return ()
         return tuple(self.writer.options.get("prompts", ())) if self.writer.backend != "rules" else ("rules",)
+
+    @property
+    def chats(self) -> bool:
+        """Whether its writer follows any prompt."""
+        return self.converses and self.writer is not None and self.writer.backend in CHATS
+
+    @property
+    def finds_phrases(self) -> bool:
+        """Whether its detector looks for any words."""
+        return self.detector is not None and self.detector.backend in FINDS_PHRASES
 
     def lacks(self) -> list[str]:
         """What keeps this pack from running here, as far as can be seen without loading a model."""

@@ -31,6 +31,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as BUILDERS
 from mmengine.runner.checkpoint import _load_checkpoint
 
+import engine.training.text_classifier  # noqa: F401  registers what the configuration of a detector may name
 from engine.training.presets import blueprint
 
 SHOWN = 5  # names in a message
@@ -82,12 +83,23 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def save_model(folder: Path, model: torch.nn.Module, card: msgspec.Struct) -> None:
-    """Writes the folder; each file appears whole or not at all. Raises WinnowError when the disk is full."""
+    """Writes the folder, without the modules marked `training_only`; each file appears whole or not at all. Raises WinnowError
+    when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
     # cloned, because safetensors refuses tensors that share their memory, as the levels of RTMDet's head do
-    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    dropped = training_only(model)
+    weights = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(dropped)
+    }
     write_whole(folder / "model.safetensors", lambda path: save_file(weights, path))
     write_whole(folder / "detector.json", lambda path: path.write_bytes(msgspec.json.encode(card)))
+
+
+def training_only(model: torch.nn.Module) -> tuple[str, ...]:
+    """The beginnings of the names of weights that teach the others and are no part of the trained detector."""
+    return tuple(f"{name}." for name, part in model.named_modules() if getattr(part, "training_only", False))
 
 
 def load_model(folder: Path) -> tuple[BaseModel, DetectorCard]:
@@ -147,7 +159,7 @@ def _without_classifier(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fill(model: torch.nn.Module, weights: dict[str, Tensor], path: Path, by_class: frozenset[str]) -> set[str]:
-    """Loads the weights; returns the names of those that were left out because their shape follows the classes."""
+    """Loads the weights; returns the names of those that stay new because they follow the classes."""
     own = model.state_dict()
     other = {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape}
     fresh = other & by_class
@@ -155,7 +167,11 @@ def _fill(model: torch.nn.Module, weights: dict[str, Tensor], path: Path, by_cla
     if not odd:
         kept = {name: tensor for name, tensor in weights.items() if name not in fresh}
         missing, unexpected = model.load_state_dict(kept, strict=False)
-        odd = [f"{name} is missing" for name in missing if name not in fresh] + [f"{n} is unknown" for n in unexpected]
+        fresh = fresh | (by_class & {*missing})
+        dropped = training_only(model)
+        missing = [name for name in missing if name not in fresh and not name.startswith(dropped)]
+        odd = [f"{name} is missing" for name in missing]
+        odd += [f"{name} is unknown" for name in unexpected if name not in by_class]
     if odd:
         raise WinnowError(
             f"{path} holds the weights of another model: {len(odd)} names do not fit, the first: "

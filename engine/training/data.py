@@ -33,7 +33,8 @@ MEMORY = 2 << 30
 
 class Scene(msgspec.Struct, frozen=True):
     """One image of a split. Boxes are absolute float32 `xyxy` [n,4] in its own pixels; `crowd` [n] marks ignored
-    regions; `outlines` [n] are the masks as COCO holds them, None where there is none."""
+    regions; `outlines` [n] are the masks as COCO holds them, None where there is none. `whole`: an image that shows one class
+    and is boxed as a whole."""
 
     id: int
     path: Path
@@ -44,6 +45,7 @@ class Scene(msgspec.Struct, frozen=True):
     labels: np.ndarray
     crowd: np.ndarray
     outlines: tuple[Any, ...] = ()
+    whole: bool = False
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ def _scene(folder: Path, image: dict[str, Any], notes: list[dict[str, Any]], lab
         labels=np.array([labels[note["category_id"]] for note in notes], np.int64),
         crowd=np.array([bool(note.get("iscrowd", 0)) for note in notes], bool),
         outlines=tuple(note.get("segmentation") or None for note in notes),
+        whole=bool(image.get("whole_image", False)),
     )
 
 
@@ -182,6 +185,7 @@ class SceneDataset(Dataset):
                 "img_shape": image.shape[:2],
                 "scale_factor": (image.shape[1] / scene.width, image.shape[0] / scene.height),
                 "synthetic": scene.synthetic,
+                "whole_image": scene.whole,
             },
         )
         if masks is not None:
@@ -204,7 +208,7 @@ def _drawn(scene: Scene, shape: tuple[int, int]) -> np.ndarray:
     """The masks of an image, uint8 [n,height,width] of 0 and 1, scaled to this shape."""
     masks = np.zeros((len(scene.boxes), *shape), np.uint8)
     for mask, outline in zip(masks, scene.outlines, strict=True):
-        if outline is not None and not scene.synthetic:
+        if outline is not None and not scene.synthetic and not scene.whole:
             mask[:] = cv2.resize(_mask(outline, scene), shape[::-1], interpolation=cv2.INTER_NEAREST)
     return masks
 

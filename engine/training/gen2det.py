@@ -157,16 +157,19 @@ class TolerantGroundingDINOHead(_QueryTargets, GroundingDINOHead):
 
 @MODELS.register_module()
 class RealMasksRoIHead(StandardRoIHead):
-    """StandardRoIHead without mask loss on synthetic images, whose repainted objects have no masks."""
+    """StandardRoIHead without mask loss on synthetic images, whose repainted objects have no masks, and on images of whole
+    classes."""
 
     def loss(self, x: Any, rpn_results_list: Any, batch_data_samples: Any) -> dict[str, Tensor]:
         self._real = [not sample.metainfo.get("synthetic", False) for sample in batch_data_samples]
+        whole = [sample.metainfo.get("whole_image", False) for sample in batch_data_samples]
+        self._masked = [real and not flag for real, flag in zip(self._real, whole, strict=True)]
         return super().loss(x, rpn_results_list, batch_data_samples)
 
     def mask_loss(self, x: Any, sampling_results: Any, bbox_feats: Tensor, batch_gt_instances: Any) -> dict[str, Any]:
-        if all(self._real):
+        if all(self._masked):
             return super().mask_loss(x, sampling_results, bbox_feats, batch_gt_instances)
-        real = [index for index, flag in enumerate(self._real) if flag]
+        real = [index for index, flag in enumerate(self._masked) if flag]
         if not real:
             return {"loss_mask": {"loss_mask": _nothing(self.mask_head)}}
         parts = bbox_feats.split([len(result.priors) for result in sampling_results])

@@ -58,16 +58,19 @@ MATCHING = {
 
 class LanguageCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`detector.json` of a detector that reads: the preset, the size images are fitted into, and the folder of the text
-    encoder for presets that do not bring their own."""
+    encoder for presets that do not bring their own. Of one that learnt from pairs also its `engine.pair_options`, those
+    that are not the defaults, and the definitions of classes that it was trained with."""
 
     preset: str
     image_size: tuple[int, int]
     language_model: str | None = None
+    pairs: dict[str, Any] = {}
+    definitions: dict[str, str] = {}
 
     @property
     def isolated(self) -> bool:
         """Whether no description changes the answer to another one of the same prompt."""
-        return self.preset == TINY
+        return self.preset == TINY or PRESETS[self.preset].pairs
 
 
 class LanguageBlueprint(NamedTuple):
@@ -80,6 +83,10 @@ class LanguageBlueprint(NamedTuple):
 
 def blueprint(card: LanguageCard, lr: float = 1e-3) -> LanguageBlueprint:
     """What a card describes. Raises WinnowError for a public configuration without the folder of its text encoder."""
+    if card.preset in PRESETS and PRESETS[card.preset].pairs:
+        from engine.training.detclip_presets import detclip
+
+        return detclip(card, lr)
     if card.preset == TINY:
         return LanguageBlueprint(tiny_grounding(), adamw(lr), LONGEST)
     config = public(card.preset)
@@ -89,7 +96,7 @@ def blueprint(card: LanguageCard, lr: float = 1e-3) -> LanguageBlueprint:
 
 def public(preset: str) -> Config:
     """The configuration of mmdet that a preset names, unchanged. Raises NotFound for a preset that does not read."""
-    reading = {name: known.config for name, known in PRESETS.items() if known.kind == "grounding" and known.config}
+    reading = {p.name: p.config for p in PRESETS.values() if p.kind == "grounding" and p.config and not p.pairs}
     if preset not in reading:
         raise NotFound("preset of a detector that reads", preset, [TINY, *reading])
     return read_config(shipped_folder() / str(reading[preset]))
@@ -97,15 +104,20 @@ def public(preset: str) -> Config:
 
 def encoder_of(card: LanguageCard) -> Path:
     """The folder of the text encoder. Raises WinnowError when none is known, or it is not one."""
-    if card.preset == TINY:
+    if card.preset in (TINY, "tiny_detclip"):
         return READER
     folder = Path(card.language_model or "").expanduser()
-    if not card.language_model or not (folder / "config.json").is_file():
+    clip = PRESETS[card.preset].pairs and (folder / "open_clip_config.json").is_file()
+    if not card.language_model or not (clip or (folder / "config.json").is_file()):
         raise WinnowError(
-            f"{card.preset} reads with bert-base-uncased, whose folder is needed as language_model: one with config.json, "
-            f"the tokenizer and the weights. Seen: {card.language_model!r}."
+            f"{card.preset} reads with {_encoder_name(card.preset)}, whose folder is needed as language_model: one with "
+            f"config.json, the tokenizer and the weights. Seen: {card.language_model!r}."
         )
     return folder
+
+
+def _encoder_name(preset: str) -> str:
+    return "a BERT or a CLIP of open_clip (open_clip_config.json)" if PRESETS[preset].pairs else "bert-base-uncased"
 
 
 def tokenizer_of(card: LanguageCard) -> Any:

@@ -74,10 +74,18 @@ def task_of(job: TrainJob, options: TrainOptions) -> Task:
     """What the job trains. Raises NotFound for an unknown preset, WinnowError for unusable data."""
     if job.preset not in PRESETS:
         raise NotFound("preset", job.preset, sorted(PRESETS))
+    if PRESETS[job.preset].pairs:
+        from engine.training import pairs
+
+        return pairs.task(job, options)
     if PRESETS[job.preset].kind == "grounding":
         from engine.training import grounding
 
         return grounding.task(job, options)
+    if PRESETS[job.preset].kind == "attention":
+        from engine.training import attending
+
+        return attending.task(job, options)
     from engine.training import closed
 
     return closed.task(job, options)

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from db.errors import WinnowError
-from db.records import Run
+from db.records import Run, Snapshot
 from db.store import Store
-from engine import comparison
+from engine import alignments, comparison, heatmaps
+from engine.alignments import Aligned, Ask
+from engine.attention_folder import asked_phrases, split_phrases
 from engine.backends.mmdet_detector import MMDetDetector
 from engine.backends.mmdet_reader import MMDetReader
 from engine.control import Control, Stopped
@@ -24,6 +26,7 @@ from engine.evaluation.spoken import spoken
 from engine.grounding_folder import split_omnilabel
 from engine.pixels import decode
 from engine.presets import PRESETS
+from engine.training.align import Aligner
 from engine.training.averaging import digest_of
 from engine.training.events import EventFile
 from engine.training.grounding import asked_about, spoken_about
@@ -104,7 +107,16 @@ def evaluate(store: Store, run: Run, control: Control) -> None:
     if not folder.is_dir():
         raise WinnowError(f"The model of run {trained.id} is missing from {folder}. Train it again.")
     snapshot, split = store.snapshots.get(run.options["snapshot_id"]), run.options["split"]
+    if PRESETS[trained.options["preset"]].kind == "attention":
+        store.ledger.set_result(run.id, _pointing_game(store, run, snapshot, folder, control))
+        return
+    if run.options.get("align"):
+        store.ledger.set_result(run.id, _alignment(store, run, snapshot, folder, control))
+        return
     truth = truths.detection(store, snapshot, split)
+    if run.options.get("vocabulary"):
+        store.ledger.set_result(run.id, _of_vocabulary(store, run, truth, folder, control))
+        return
     reads = PRESETS[trained.options["preset"]].kind == "grounding"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     detector = MMDetReader(folder, _names(truth), device) if reads else MMDetDetector(folder, device)
@@ -120,6 +132,53 @@ def evaluate(store: Store, run: Run, control: Control) -> None:
     stored = store.blobs.put(msgspec.json.encode(predictions))
     store.ledger.set_result(run.id, {**result, "predictions": stored, "images": len(truth["images"])})
     comparison.judged(store, store.ledger.run(run.id))  # here, so that no page waits for it
+
+
+def _alignment(store: Store, run: Run, snapshot: Snapshot, folder: Path, control: Control) -> dict[str, Any]:
+    """Where the phrases of captions are (option `align`), kept under `alignments`."""
+    _, samples = store.snapshots.samples(snapshot)
+    images = {sample.image.id: sample.image for sample in samples if sample.image.digest}
+    asks = msgspec.convert(run.options["align"], list[Ask])
+    aligner = Aligner(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for done, one in enumerate(asks, 1):
+        image = images.get(one.image_id)
+        if image is None or image.digest is None:
+            raise WinnowError(f"Snapshot {snapshot.name!r} has no image {one.image_id} with its file.")
+        words = aligner.align(decode(store.blobs.get(image.digest)), one.caption)
+        found.append(Aligned(image.id, image.digest, image.width, image.height, one.caption, words))
+        _watched(control)(done, len(asks))
+    mean = sum(one.similarity for one in found) / len(found)
+    return {"alignments": alignments.keep(store, found), "similarity": mean}
+
+
+def _of_vocabulary(store: Store, run: Run, truth: dict[str, Any], folder: Path, control: Control) -> dict[str, Any]:
+    """What is found of the texts of a vocabulary (option `vocabulary`), in the split's images; nobody knows what is right."""
+    asked: dict[str, str] = run.options["vocabulary"]
+    detector = MMDetReader(folder, list(asked), "cuda" if torch.cuda.is_available() else "cpu", list(asked.values()))
+    categories = [{"id": number, "name": name} for number, name in enumerate(asked, 1)]
+    found = _predict(detector, {**truth, "categories": categories}, control)
+    stored = store.blobs.put(msgspec.json.encode(found))
+    return {"found": stored, "vocabulary": list(asked), "images": len(truth["images"])}
+
+
+def _pointing_game(store: Store, run: Run, snapshot: Snapshot, folder: Path, control: Control) -> dict[str, Any]:
+    """The numbers of the pointing game, none where only some phrases were asked (option `asks`), and under `heatmaps` where
+    the maps are kept."""
+    from engine.training.attending import ask, pointed  # transformers' BLIP, which detectors do without
+
+    asks, split = run.options.get("asks"), run.options["split"]
+    phrases = asked_phrases(store, snapshot, asks) if asks else split_phrases(store, snapshot, split)
+    maps = ask(folder, phrases, _watched(control), "cuda" if torch.cuda.is_available() else "cpu")
+    found = [pointed(phrase, heat) for phrase, heat in zip(phrases, maps, strict=True)]
+    kept = {"heatmaps": heatmaps.keep(store, phrases, found, maps)}
+    if asks:
+        return kept
+    return {**suite.evaluate("pointing", {"phrases": phrases}, found), **kept, "images": _images(phrases)}
+
+
+def _images(phrases: list[dict[str, Any]]) -> int:
+    return len({phrase["image_id"] for phrase in phrases})
 
 
 def _names(truth: dict[str, Any]) -> list[str]:

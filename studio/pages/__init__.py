@@ -1,6 +1,8 @@
 """The pages, in the order of the navigation bar. Each module has `title`, `path` and `page(studio)`."""
 
 from studio.pages import (
+    alignment,
+    attention,
     audit,
     browse,
     compare,
@@ -17,6 +19,23 @@ from studio.pages import (
     why,
 )
 
-PAGES = [datasets, generate, prompts, review, browse, people, lab, audit, report, train, compare, why, jobs, help]
-LINKED = (why,)
+PAGES = [
+    datasets,
+    generate,
+    prompts,
+    review,
+    browse,
+    people,
+    lab,
+    audit,
+    report,
+    train,
+    compare,
+    attention,
+    alignment,
+    why,
+    jobs,
+    help,
+]
+LINKED = (why, attention, alignment)
 """Those that one comes to by a link, and that the navigation bar does not show."""

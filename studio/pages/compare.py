@@ -23,8 +23,8 @@ from studio.pages.common import LOUD, QUIET, asked, bound, heading, on_load
 from studio.pages.why import address as why
 
 title, path = "Compare", "compare"
-QUALITY = ("mAP", "AP")  # of a detector of fixed classes, and of one that reads
-CURVES = {QUALITY: "AP on the validation images while training", ("loss",): "Loss while training"}
+QUALITY = ("mAP", "AP", "pointing")  # of a detector of fixed classes, of one that reads, of a model that points
+CURVES = {QUALITY: "On the validation images while training", ("loss",): "Loss while training"}
 METRICS, PLOTS, CONFUSION, CHANGES, IMAGES, ABLATIONS = VIEWS = (
     "Metrics",
     "Curves",
@@ -300,11 +300,18 @@ def _metrics(studio: Studio, told: Asked, pick: str, page: int) -> Html:
     with_boxes = [run for run in runs if "mAP" in run.result]
     return join(
         section("Metrics", tables.metrics(runs, labels)) if with_boxes else None,
+        _heatmaps(runs),
         _other_numbers(runs, labels),
         tag("div", _classes(runs, labels), differences, class_="w-two"),
         comparing.slices(labels, [comparison.slices(studio.store, run) for run in runs]),
         curves,
     )
+
+
+def _heatmaps(runs: list[Run]) -> Html | None:
+    """The way to where the models look, for those that show it."""
+    links = [tag("a", f"run {run.id}", href=f"/attention?run={run.id}") for run in runs if "heatmaps" in run.result]
+    return tag("p", "See where they look: ", [join(link, " ") for link in links]) if links else None
 
 
 def _other_numbers(runs: list[Run], labels: list[str]) -> Html | None:

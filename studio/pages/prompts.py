@@ -78,7 +78,13 @@ def tried(studio: Studio, text: str, said: str, known: str) -> Html:
     except WinnowError as error:
         return join(tag("div", tag("pre", str(error)), class_="w-banner bad"), _placeholders())
     values = prompts.fields(
-        text=said, facts=[known] if known else [], classes=CLASSES, n=3, pairs=prompts.shipped_pairs()[::8]
+        text=said,
+        facts=[known] if known else [],
+        classes=CLASSES,
+        n=3,
+        pairs=prompts.shipped_pairs()[::8],
+        concepts=CLASSES,
+        examples=[said],
     )
     values |= {name: f"[what the stage before answered: {PLACEHOLDERS[name]}]" for name in ("objects", "summary")}
     return join(_about(studio, prompt), [_stage(stage, values) for stage in prompt.stages], _placeholders())
@@ -117,14 +123,26 @@ def _all(studio: Studio, name: str, said: str, known: str) -> tuple[Any, ...]:
     )
 
 
+ASKED = {"phrases": "the phrases of one description a request", "description": "one description a request"}
+USED = dict.fromkeys(ASKED, "recipes that make whole images, with packs that have a chat model")
+
+
 def _about(studio: Studio, prompt: Prompt) -> Html:
     users = [pack.title for pack in packs(studio.home) if prompt.name in pack.strategies]
     return facts(
         [
             ("Does", prompt.summary),
-            ("Asked", "one negative a request" if prompt.single else "several negatives a request"),
+            (
+                "Asked",
+                ASKED.get(prompt.purpose, "one negative a request" if prompt.single else "several negatives a request"),
+            ),
             ("Temperature", f"{prompt.temperature:g}, answers of up to {prompt.max_tokens:,} tokens"),
-            ("Used by", "; ".join(users) or "no model pack yet: name it under strategies of a pack or a recipe"),
+            (
+                "Used by",
+                "; ".join(users)
+                or USED.get(prompt.purpose)
+                or "no model pack yet: name it under strategies of a pack or a recipe",
+            ),
         ]
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from db.columns import KINDS
 from db.errors import WinnowError
 from db.records import Kind, RunKind
-from engine import learned, run_report
+from engine import coverage, learned, run_report
 from engine.agreement import Agreement, Estimate
 from engine.filters import FILTERS
 from engine.run_report import Part, Price, RunReport, Share
@@ -58,7 +58,7 @@ def reported(studio: Studio, run: int | None) -> tuple[Html, str]:
     if not run:
         return empty("No run yet", "Choose a recipe on Generate; its candidates are reported on here."), ""
     found = run_report.report(studio.store, int(run))
-    return join(_summary(found), _differences(found), _parts(found), _reviewers(found.agreement)), ""
+    return join(_summary(found), _coverage(found), _differences(found), _parts(found), _reviewers(found.agreement)), ""
 
 
 def _summary(found: RunReport) -> Html:
@@ -72,6 +72,12 @@ def _summary(found: RunReport) -> Html:
     ]
     figures = tag("div", [tag("div", tag("b", value), tag("span", name)) for value, name in pairs], class_="w-figures")
     return join(figures, facts([("Policy", found.policy or "none"), ("Spent", _priced(found.spent))]))
+
+
+def _coverage(found: RunReport) -> Html | None:
+    """Of whole images: phrases without a box and boxes without a phrase, and how much is synthetic."""
+    told = coverage.lines(found.coverage, found.purity)
+    return section("Whole images", [tag("p", line) for line in told]) if told else None
 
 
 def _rate(share: Share) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
+from pydantic import BaseModel
 
 from db.errors import WinnowError
 from db.formats import FORMATS
 from db.queries import Queue
 from db.records import Run, RunKind, State
 from engine.evaluation.suite import numbers
-from engine.language_options import LanguageOptions
 from engine.presets import PRESETS, Preset, TrainOptions
 from studio import actions, plots, tables
 from studio.context import Studio
@@ -35,17 +35,30 @@ from studio.pages.common import (
 title, path = "Train", "train"
 CURVES = 6  # loss parts in one plot; detectors with many layers have dozens
 PACE = {"lr": "Learning rate", "images_per_s": "Images a second", "gpu_memory_gb": "GPU memory, GB"}
-QUALITY = ("mAP", "AP50", "AP", "AP_categ", "AP_descr")  # of either kind of detector
+QUALITY = ("mAP", "AP50", "AP", "AP_categ", "AP_descr", "pointing")  # of any kind of model
 FIRST = next(iter(PRESETS.values()))
 NARROW = 400  # pixels that a plot has here
-NESTED = "language."  # the options of detectors that read, which are one option of a training
-FIELDS = {name: field for name, field in TrainOptions.model_fields.items() if f"{name}." != NESTED} | {
-    NESTED + name: field for name, field in LanguageOptions.model_fields.items()
+NESTED: dict[str, type[BaseModel]] = {
+    name: type(field.default)
+    for name, field in TrainOptions.model_fields.items()
+    if isinstance(field.default, BaseModel)
+}  # options that are many options of one method
+FIELDS = {name: field for name, field in TrainOptions.model_fields.items() if name not in NESTED} | {
+    f"{part}.{name}": field for part, options in NESTED.items() for name, field in options.model_fields.items()
 }
+Applies = Callable[[Preset], bool]
+PARTS: dict[str, tuple[str, Applies]] = {
+    "language": ("Prompts of detectors that read", lambda preset: preset.kind == "grounding"),
+    "pairs": ("Captions without boxes (DetCLIPv2)", lambda preset: preset.pairs),
+    "semantic": ("CLIP and images of whole classes (RichSem)", lambda preset: preset.kind == "closed"),
+    "attention": ("Where a model looks (SynGround)", lambda preset: preset.kind == "attention"),
+}
+"""For the nested options: the title of their group, and which presets they say anything about."""
+GENERATED = "Generated images (Gen2Det)"
 GROUPS = {
-    "Generated images (Gen2Det)": ("generated_probability", "ignore_background"),
+    GENERATED: ("generated_probability", "ignore_background"),
     "Start from": ("weights", "config"),
-    "Prompts of detectors that read": tuple(name for name in FIELDS if name.startswith(NESTED)),
+    **{title: tuple(name for name in FIELDS if name.startswith(f"{part}.")) for part, (title, _) in PARTS.items()},
 }
 SIMPLE = ("iterations", "batch_size")  # the options everybody wants to see
 MORE = tuple(name for name in FIELDS if name not in (*SIMPLE, *(n for names in GROUPS.values() for n in names)))
@@ -136,12 +149,14 @@ def page(studio: Studio) -> None:
 def _field(name: str) -> gr.components.Component:
     """The field of a training option; its help is the description of the option."""
     value, label = _default(FIRST, name), FIELDS[name].description or name
-    kind = str(FIELDS[name].annotation)
+    kind = FIELDS[name].annotation
     if isinstance(value, bool):
         return gr.Checkbox(value, label=label)
-    if isinstance(value, tuple) or "str" in kind:
+    if get_origin(kind) is Literal:
+        return gr.Dropdown(list(get_args(kind)), value=value, label=label, interactive=True, min_width=160)
+    if "tuple" in str(kind) or "str" in str(kind):
         return gr.Textbox(_shown(value), label=label, min_width=160)
-    return gr.Number(value, label=label, precision=None if "float" in kind else 0, min_width=100)
+    return gr.Number(value, label=label, precision=None if "float" in str(kind) else 0, min_width=100)
 
 
 def _default(preset: Preset, name: str) -> Any:
@@ -153,19 +168,31 @@ def _default(preset: Preset, name: str) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    return " x ".join(map(str, value)) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return (" | " if _is_text(value) else " x ").join(map(str, value))
+
+
+def _is_text(value: tuple[Any, ...]) -> bool:
+    return any(isinstance(part, str) for part in value)
 
 
 def _read(name: str, value: Any) -> Any:
     """What a field says, as the options want it; the options themselves judge it."""
-    if isinstance(_default(FIRST, name), tuple):
+    default = _default(FIRST, name)
+    if value in ("", None):
+        return None
+    if isinstance(default, tuple) and _is_text(default):
+        return [part.strip() for part in str(value).split("|")]
+    if "tuple" in str(FIELDS[name].annotation):
         return str(value).lower().replace("x", " ").split()
-    return None if value == "" else value
+    return value
 
 
 def _applies(group: str, preset: Preset) -> bool:
     """Whether a group of options says anything about this detector."""
-    return (preset.kind == "grounding") == GROUPS[group][0].startswith(NESTED) or group == "Start from"
+    applies: dict[str, Applies] = {**dict(PARTS.values()), GENERATED: lambda one: one.kind != "grounding"}
+    return group not in applies or applies[group](preset)
 
 
 def opened(studio: Studio, request: gr.Request) -> tuple[Any, ...]:
@@ -232,10 +259,12 @@ def tried(studio: Studio, snapshot: int | None, preset: str, seed: int, *values:
 
 
 def _options(values: Sequence[Any]) -> dict[str, Any]:
-    """The options that the fields say, those of the language in their own dict."""
-    flat = {name: _read(name, value) for name, value in zip(ORDER, values, strict=True)}
-    nested = {name.removeprefix(NESTED): value for name, value in flat.items() if name.startswith(NESTED)}
-    return {name: value for name, value in flat.items() if not name.startswith(NESTED)} | {NESTED[:-1]: nested}
+    """The options that the fields say, those of a method in their own dict."""
+    options: dict[str, Any] = {part: {} for part in NESTED}
+    for name, value in zip(ORDER, values, strict=True):
+        part, _, inner = name.rpartition(".")
+        (options[part] if part else options)[inner] = _read(name, value)
+    return options
 
 
 def _required(snapshot: int | None) -> int:
@@ -271,7 +300,7 @@ def _plots(run: Run, curves: dict[str, list[tuple[float, float]]]) -> tuple[Html
     quality = {name: curves[name] for name in QUALITY if name in curves}
     return (
         plots.lines("Loss", losses, smooth=True, x_end=run.total, width=NARROW),
-        plots.lines("AP on the validation images", quality, y_range=(0.0, 1.0), x_end=run.total, width=NARROW),
+        plots.lines("On the validation images", quality, y_range=(0.0, 1.0), x_end=run.total, width=NARROW),
     )
 
 
@@ -285,8 +314,10 @@ def _pace(run: Run, curves: dict[str, list[tuple[float, float]]]) -> Html:
 def _result(run: Run) -> Html | str:
     if not numbers(run.result):
         return ""
-    compare = tag("p", tag("a", "Compare it with others", href=f"/compare?runs={run.id}"))
-    return section("On the validation images", tables.result(run), compare)
+    links = [tag("a", "Compare it with others", href=f"/compare?runs={run.id}")]
+    if run.kind is RunKind.TRAIN and run.state is State.DONE and PRESETS[run.options["preset"]].pairs:
+        links.append(tag("a", "See where it finds the words of captions", href=f"/alignment?run={run.id}"))
+    return section("On the validation images", tables.result(run), tag("p", [join(link, " ") for link in links]))
 
 
 def _buttons(run: Run | None) -> tuple[Any, Any]:

@@ -1,16 +1,28 @@
-"""The grid of many candidates as a Gradio component: an empty place that `browse.js` fills. It has no events and no state."""
+"""The grid of many candidates: `browse.js` draws it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import gradio as gr
-
-STYLE = '<link rel="stylesheet" href="/studio-static/browse/browse.css">'
-START = "import('/studio-static/browse/browse.js').then((browse) => browse.mount(element, props));"
+from studio.islands import Island, Opening
 
 
-def browse(links: Mapping[str, str]) -> gr.HTML:
-    """The grid; `links` names the addresses of the pages `datasets`, `generate` and `review`."""
-    place = '<div class="browse-place"></div>'
-    return gr.HTML(html_template=place, js_on_load=START, head=STYLE, apply_default_css=False, links=dict(links))
+def opening(query: Mapping[str, str], reviewer: str) -> Opening:
+    """The choices of the page; its tiles come with their thumbnails."""
+    yield "/api/grid/setup", {"dataset": query.get("dataset")}
+
+
+def pictures(answers: Sequence[dict[str, Any]]) -> list[str]:
+    """None by themselves: thumbnails come in sheets."""
+    return []
+
+
+BROWSE = Island(
+    script="browse/browse.js",
+    styles=("browse/browse.css",),
+    links={"datasets": "/datasets", "generate": "/generate", "review": "/review"},
+    holds="browsing",
+    opening=opening,
+    pictures=pictures,
+)

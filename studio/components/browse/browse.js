@@ -1,6 +1,7 @@
 // The grid: many candidates at once, narrowed by anything that is known of them, and decided together.
 
 import { el } from "../dom.js";
+import { keepName, reviewer, settle, signedIn, toSignIn } from "../early.js";
 import { listen } from "../keys.js";
 import { get } from "../review_card/deck.js";
 import { Outbox, opId, send } from "../review_card/outbox.js";
@@ -9,7 +10,6 @@ import { Tiles, sheet } from "./tiles.js";
 
 const ACTS = { prefix: "winnow.act.", address: "/api/grid/acts" };
 const PAGE = 100;
-const NAME = "winnow.reviewer";
 const SMALL = "winnow.grid-size";
 const PLACE = ["dataset", "run", "kind", "category", "human", "order", "says", "strategy", "text", "scores", "cluster", "selection"];
 const LABELS = { dataset: "Data set", run: "Run", kind: "Kind", category: "Class", human: "Show", order: "Order" };
@@ -22,17 +22,20 @@ const KEYS = [["←↑↓→", "move"], ["Shift", "range"], ["Ctrl+A", "all"], [
 
 const LEGEND = [["accept", "policy accepts"], ["reject", "rejects"], ["pending", "open"]];
 
-// Builds the grid in `element`. `links` are the addresses of the pages that empty states point to.
+let standing = null; // the one grid of the page
+
+// Shows the grid in `element`, and in another one when it is called again. `links` are the addresses of the pages that empty states
+// point to. Resolves when there is something to be seen.
 export function mount(element, { links }) {
-  const place = element.querySelector(".browse-place") ?? element;
-  if (place.childElementCount) return; // drawn already
-  new Browse(place, links).start();
+  standing ??= new Browse(links);
+  standing.enter(element.querySelector(".island") ?? element);
+  return standing.seen;
 }
 
 class Browse {
-  constructor(place, links) {
+  constructor(links) {
     this.links = links;
-    this.reviewer = localStorage.getItem(NAME) ?? "local";
+    this.reviewer = reviewer();
     this.pages = []; // the cursors of the pages so far
     this.undone = new Map(); // act -> what stood before on the tiles at hand
     this.mine = []; // the acts that can be taken back, the latest first; not `known` until the server has said them
@@ -41,7 +44,7 @@ class Browse {
     this.redoable = []; // deeds that were taken back, to be done again
     this.tiles = new Tiles({ changed: () => this.showSelection(), opened: (id) => this.openInReview(id) });
     this.ranges = new Ranges(() => this.choose({ scores: this.ranges.value }));
-    this.build(place);
+    this.build();
     this.outbox = new Outbox(ACTS, {
       changed: () => this.showSaving(this.outbox.state),
       refused: (message) => this.refuse(message),
@@ -49,6 +52,13 @@ class Browse {
       saved: (deed, answer) => this.settled(deed, answer),
     });
     listen(this.root, { commands: this.commands(), held: ["left", "right", "arrowup", "arrowdown", "shift+left", "shift+right"], active: () => !this.dialog.open });
+  }
+
+  enter(place) {
+    settle(this.root, place);
+    place.closest(".gradio-container")?.classList.add("browsing"); // the page gives up its margins
+    this.fit();
+    this.seen ??= this.start();
   }
 
   commands() {
@@ -83,7 +93,7 @@ class Browse {
 
   // Building, once
 
-  build(place) {
+  build() {
     this.selects = {};
     this.found = el("b", { class: "found", role: "status" });
     this.chosen = el("span", { class: "chosen" });
@@ -96,9 +106,6 @@ class Browse {
     const hints = el("footer", { class: "hints", "aria-label": "Keys" }, KEYS.map(([key, what]) => el("span", {}, el("kbd", {}, key), ` ${what}`)), el("span", { class: "legend" }, LEGEND.map(([says, what]) => el("span", {}, el("i", { class: "says", "data-says": says }), what))));
     const main = el("div", { class: "main" }, this.buildTools(), this.chips, this.notice, this.panel, this.tiles.root, hints);
     this.root = el("section", { class: "browse w", "aria-label": "Grid", "data-state": "loading" }, el("h1", { class: "unseen" }, "Grid"), this.buildBar(), el("div", { class: "body" }, this.buildSide(), main), this.live, this.dialog);
-    place.replaceChildren(this.root);
-    place.closest(".gradio-container")?.classList.add("browsing"); // the page gives up its margins
-    this.fit();
     addEventListener("resize", () => this.fit());
   }
 
@@ -111,6 +118,7 @@ class Browse {
     const selects = Object.entries(LABELS).map(([name, label]) => this.select(name, label));
     this.you = el("input", { type: "text", maxlength: "80", placeholder: "your name", autocomplete: "off", "aria-label": "Your name in the record", onchange: () => this.rename(this.you.value) });
     this.you.value = this.reviewer === "local" ? "" : this.reviewer;
+    if (signedIn()) Object.assign(this.you, { readOnly: true, title: "The name you signed in with" });
     return el("header", { class: "bar" }, selects, el("label", { class: "you" }, el("span", {}, "You"), this.you), this.saving);
   }
 
@@ -214,7 +222,7 @@ class Browse {
   async choose(change) {
     Object.assign(this.place, change);
     if ("dataset" in change) Object.assign(this.place, { run: "", kind: "", category: "", strategy: "", scores: "", cluster: "", order: "oldest", selection: "" });
-    history.replaceState(null, "", `?${this.query()}`);
+    history.replaceState(null, "", `${location.pathname}?${this.query()}`); // "?" alone would follow the <base> of Gradio's page
     if ("dataset" in change) return this.open();
     this.offer();
     await this.tell(() => this.look());
@@ -228,7 +236,7 @@ class Browse {
   // The name under which verdicts are kept, here and in Review.
   rename(name) {
     this.reviewer = name.trim() || "local";
-    localStorage.setItem(NAME, this.reviewer);
+    keepName(this.reviewer);
     return this.tell(async () => {
       await this.acts();
       await this.look();
@@ -423,7 +431,7 @@ class Browse {
   // Saved views
 
   showViews() {
-    const line = (view) => el("li", {}, el("a", { href: `?${view.query}` }, view.name), el("button", { type: "button", class: "remove", "aria-label": `Forget the view ${view.name}`, title: "Forget this view", onclick: () => this.removeView(view) }, "×"));
+    const line = (view) => el("li", {}, el("a", { href: `${location.pathname}?${view.query}` }, view.name), el("button", { type: "button", class: "remove", "aria-label": `Forget the view ${view.name}`, title: "Forget this view", onclick: () => this.removeView(view) }, "×"));
     const none = el("li", { class: "w-quiet" }, "None yet. A view is a link: it can be sent to others.");
     this.views.replaceChildren(...(this.setup.views.length ? this.setup.views.map(line) : [none]));
   }
@@ -512,6 +520,7 @@ class Browse {
       this.notice.hidden = true;
       await work();
     } catch (error) {
+      if (error.status === 401) return toSignIn();
       this.say(error.message, true);
       if (this.root.dataset.state === "loading") this.root.dataset.state = "failed";
     }

@@ -3,6 +3,7 @@
 import { el } from "../dom.js";
 import { get } from "../review_card/deck.js";
 import { segments } from "../review_card/face.js";
+import { contentOf, sceneOf } from "../review_card/whole.js";
 import { ClassField, Presence } from "./classes.js";
 import { Model, OWN, draftOf } from "./model.js";
 import { Surface } from "./surface.js";
@@ -27,8 +28,8 @@ export class Editor {
   // Reads what is there, then builds. `waiting`: corrections that the server has not heard of yet; `kept(changes)` takes over
   // what was changed, `closed()` is called in any case.
   static async open(card, options) {
-    const [scene, classes] = await Promise.all([get(`/api/edits/image/${card.image}`), get(`/api/edits/classes/${card.dataset}`)]);
-    const late = options.waiting.findLast((one) => one.image_id === card.image);
+    const [scene, classes] = await Promise.all([card.whole ? sceneOf(card) : get(`/api/edits/image/${card.image}`), get(`/api/edits/classes/${card.dataset}`)]);
+    const late = !card.whole && options.waiting.findLast((one) => one.image_id === card.image);
     if (late) Object.assign(scene, late.draft, { number: late.base + 1 });
     return new Editor(card, scene, classes, options);
   }
@@ -75,9 +76,9 @@ export class Editor {
     this.redoButton = button("Redo", () => this.did(() => this.model.redo()));
     this.root = el(
       "dialog",
-      { class: "editor", tabindex: "-1", "aria-label": `Mend candidate ${card.id}`, onkeydown: (event) => this.press(event), oncancel: (event) => this.leave(event), onclose: () => this.closed() },
-      el("header", {}, el("h2", {}, `Mend candidate ${card.id}`), card.after ? this.sides() : "", this.history(), el("ul", { class: "hints" }, HINTS.map(([key, what]) => el("li", {}, el("kbd", {}, key), what)))),
-      el("div", { class: "desk" }, this.surface.root, el("div", { class: "tools" }, this.boxTools(), card.texts ? this.candidateText() : "", section("Texts of the image", this.texts.root), section("Classes in the image", this.presence.root))),
+      { class: card.whole ? "editor whole" : "editor", tabindex: "-1", "aria-label": `Mend candidate ${card.id}`, onkeydown: (event) => this.press(event), oncancel: (event) => this.leave(event), onclose: () => this.closed() },
+      el("header", {}, el("h2", {}, `Mend candidate ${card.id}`), card.after && !card.whole ? this.sides() : "", this.history(), el("ul", { class: "hints" }, HINTS.map(([key, what]) => el("li", {}, el("kbd", {}, key), what)))),
+      el("div", { class: "desk" }, this.surface.root, el("div", { class: "tools" }, this.boxTools(), card.texts ? this.candidateText() : "", section("Texts of the image", this.texts.root), card.whole ? "" : section("Classes in the image", this.presence.root))),
       el("footer", {}, this.note, this.undoButton, this.redoButton, button("Cancel", () => this.leave(), { title: "Esc" }), this.save),
     );
   }
@@ -251,7 +252,7 @@ export class Editor {
     this.undoButton.disabled = model.at === 0;
     this.redoButton.disabled = model.at === model.states.length - 1;
     const edit = model.correction(card.correction);
-    this.save.replaceChildren(edit ? "Save and accept" : "Save", el("kbd", {}, "Ctrl+Enter"));
+    this.save.replaceChildren(edit || card.whole ? "Save and accept" : "Save", el("kbd", {}, "Ctrl+Enter"));
     this.save.disabled = !this.changed;
     if (!this.root.contains(document.activeElement)) this.root.focus(); // what was pressed may be gone
   }
@@ -279,11 +280,18 @@ export class Editor {
     if (!this.changed) return;
     const empty = this.model.state.phrases.find((one) => !one.text.trim()) ?? (this.card.texts && !this.model.state.text.trim() ? {} : null);
     if (empty) return this.tell("A text is empty: write it, or delete it.");
+    if (this.card.whole) return this.keepWhole();
     const edit = this.model.correction(this.card.correction);
     const draft = this.model.imageChanged ? this.model.draft : null;
     this.card.edition = this.scene.number;
     this.root.close();
     this.kept({ edit, draft, earlier: draftOf(this.scene), names: this.names });
+  }
+
+  // Of a whole image everything that is said of it is the candidate's own.
+  keepWhole() {
+    this.root.close();
+    this.kept({ edit: { content: contentOf(this.card, this.model.state) }, draft: null, earlier: null, names: this.names });
   }
 
   // Once more when there is something to lose.

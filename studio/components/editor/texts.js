@@ -1,7 +1,7 @@
 // Captions and phrases: words with live spans, and the boxes that each phrase names.
 
 import { el } from "../dom.js";
-import { visible } from "../review_card/face.js";
+import { visible } from "../review_card/visible.js";
 import { counted, cut, piece, standing } from "./spans.js";
 
 export class Texts {

@@ -163,7 +163,7 @@ class Lab {
     this.place[name] = this.selects[name].value || null;
     if (name === "dataset") Object.assign(this.place, { run: null, kind: null, category: null });
     const given = Object.entries(this.place).filter(([, value]) => value);
-    history.replaceState(null, "", `?${new URLSearchParams(given)}`);
+    history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(given)}`);
     if (name === "dataset") return this.open();
     if (name === "run" && equal(this.rules, this.base?.rules ?? [])) this.base = this.policyOf(Number(this.place.run));
     if (name === "run") this.rules = this.base?.rules ?? this.rules;

@@ -1,18 +1,36 @@
-"""The review card as a Gradio component: an empty place that `card.js` fills. It has no events and no state."""
+"""The review card: `card.js` draws it, `deck.js` reads ahead for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import gradio as gr
+from studio.islands import Island, Opening
 
-STYLE = "".join(
-    f'<link rel="stylesheet" href="/studio-static/{name}.css">' for name in ("review_card/card", "editor/editor")
+USUAL = {"order": "oldest", "human": "undecided"}
+FIRST = 8  # candidates of the first page, as `deck.js` asks for it
+
+
+def opening(query: Mapping[str, str], reviewer: str) -> Opening:
+    """The choices of the page, and the first candidates of its queue."""
+    setup = yield "/api/review/setup", {"dataset": query.get("dataset")}
+    if setup["dataset"] is not None:
+        chosen = {name: value for name, value in query.items() if name != "__theme"}  # Gradio's own
+        queue = USUAL | chosen | {"dataset": setup["dataset"]}
+        yield "/api/review/next", queue | {"reviewer": reviewer, "limit": FIRST}
+
+
+def pictures(answers: Sequence[dict[str, Any]]) -> list[str]:
+    """Those of the first candidate."""
+    first = answers[1]["cards"][:1] if len(answers) > 1 else []
+    return [side["url"] for card in first for side in (card["before"], card["after"]) if side]
+
+
+REVIEW_CARD = Island(
+    script="review_card/card.js",
+    styles=("review_card/card.css", "editor/editor.css"),
+    links={"datasets": "/datasets", "generate": "/generate", "train": "/train"},
+    holds="reviewing",
+    opening=opening,
+    pictures=pictures,
 )
-START = "import('/studio-static/review_card/card.js').then((card) => card.mount(element, props));"
-
-
-def review_card(links: Mapping[str, str]) -> gr.HTML:
-    """The card; `links` names the addresses of the pages `datasets`, `generate` and `train`, which empty states point to."""
-    place = '<div class="review-place"></div>'
-    return gr.HTML(html_template=place, js_on_load=START, head=STYLE, apply_default_css=False, links=dict(links))

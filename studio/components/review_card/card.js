@@ -1,6 +1,7 @@
 // The review card: one candidate at a time, decided by a key, shown before the server has heard of it.
 
 import { el } from "../dom.js";
+import { forgetBrought, keepName, reviewer, settle, signedIn, toSignIn } from "../early.js";
 import { listen } from "../keys.js";
 import { againDialog } from "./again.js";
 import { Conflicts } from "./conflicts.js";
@@ -19,14 +20,17 @@ import { Tour } from "./tour.js";
 const LOOK_AGAIN = 3000; // ms between looks for new candidates at the end of the queue
 const REST = 500; // ms on one card after which its siblings and verdicts are fetched
 const HOLD = 40_000; // ms after which others are told again what is on the screen here; a third of what the server grants
+const SIGNED_OUT = "You are signed out. Sign in again in another tab: what is unsaved waits in this browser and is sent by itself.";
 const FEW = 12; // verdicts to take back at hand, below which older ones are read
-const NAME = "winnow.reviewer";
 
-// Shows the card in `element`. `links` are the addresses of the pages that empty states point to.
+let standing = null; // the one card of the page
+
+// Shows the card in `element`, and in another one when it is called again. `links` are the addresses of the pages that empty states
+// point to. Resolves when there is something to be seen.
 export function mount(element, { links }) {
-  const place = element.querySelector(".review-place") ?? element;
-  if (place.childElementCount) return; // drawn already
-  new Review(links).enter(place);
+  standing ??= new Review(links);
+  standing.enter(element.querySelector(".island") ?? element);
+  return standing.seen;
 }
 
 class Review {
@@ -38,16 +42,22 @@ class Review {
     this.tally = {};
     this.reasons = [];
     this.names = new Map(); // classes by id, once the editor has read them
-    this.reviewer = localStorage.getItem(NAME) ?? "local";
+    this.reviewer = reviewer();
     this.keymap = new Keymap();
     this.build();
     this.openOutboxes();
   }
 
   enter(place) {
-    place.replaceChildren(this.root);
+    settle(this.root, place);
     place.closest(".gradio-container")?.classList.add("reviewing"); // the page gives up its margins
     this.fit();
+    this.seen ??= new Promise((resolve) => this.begin(resolve));
+  }
+
+  // Once; `appeared` is called when there is something to be seen.
+  begin(appeared) {
+    this.appeared = appeared;
     this.listen();
     addEventListener("blur", () => this.stage.peek(false));
     addEventListener("beforeunload", (event) => (this.atRisk || this.editor?.changed) && event.preventDefault());
@@ -89,7 +99,7 @@ class Review {
     this.more = el("div", { class: "more" });
     this.acts = el("div", { class: "acts", role: "group", "aria-label": "Verdict" });
     const back = () => this.root.focus();
-    this.help = new Help(this.keymap, { reviewer: this.reviewer, changed: () => this.listen(), rename: (name) => this.rename(name), tour: () => this.tour.start(), closed: back });
+    this.help = new Help(this.keymap, { reviewer: this.reviewer, changed: () => this.listen(), rename: signedIn() ? null : (name) => this.rename(name), tour: () => this.tour.start(), closed: back });
     this.again = againDialog((wording, amount) => this.makeAgain(wording, amount), back);
     const stage = el("div", { class: "stage" }, this.question, this.stage.root, this.words, this.acts, this.why);
     const side = el("aside", { class: "evidence", "aria-label": "Evidence" }, this.facts, this.recent.root);
@@ -169,7 +179,10 @@ class Review {
   // Choosing a queue
 
   async start() {
-    for (const outbox of [this.outbox, this.corrections]) if (outbox.unsaved) await outbox.flush();
+    for (const outbox of [this.outbox, this.corrections].filter((one) => one.unsaved)) {
+      forgetBrought(); // it does not know of these
+      await outbox.flush();
+    }
     await this.open();
   }
 
@@ -183,6 +196,7 @@ class Review {
       if (setup.dataset === null) return this.showPanel("nothing");
       await this.load();
     } catch (error) {
+      if (error.status === 401) return toSignIn();
       this.showProblem(error, () => this.open());
     }
   }
@@ -196,19 +210,21 @@ class Review {
     this.redoable = [];
     this.older = "";
     const { deck } = this;
-    await Promise.all([deck.fill().then(() => deck.current && this.show()), this.readBack(), this.count()]);
+    const first = deck.fill().then(() => deck.current && this.show()); // before anything that it does not need
+    await Promise.all([first, this.readBack(first), first.then(() => this.count())]);
     if (deck !== this.deck) return;
     if (deck.current) this.showRecent();
     else this.show();
   }
 
-  // More of what undo takes back.
-  readBack() {
-    this.reading ??= this.readOlder().finally(() => (this.reading = null));
+  // More of what undo takes back, once `after` is done.
+  readBack(after = null) {
+    this.reading ??= this.readOlder(after).finally(() => (this.reading = null));
     return this.reading;
   }
 
-  async readOlder() {
+  async readOlder(after) {
+    await after;
     const scope = { dataset: this.bar.query.dataset, reviewer: this.reviewer, before: this.older };
     this.older = null;
     const page = await get("/api/review/history", scope);
@@ -235,7 +251,7 @@ class Review {
   async rename(name) {
     const was = this.reviewer;
     this.reviewer = name.trim() || "local";
-    localStorage.setItem(NAME, this.reviewer);
+    keepName(this.reviewer);
     if (!this.deck) return;
     this.deck.query.reviewer = this.reviewer;
     Object.assign(this, { mine: [], redoable: [], older: "" });
@@ -411,6 +427,7 @@ class Review {
     const deck = this.deck;
     try {
       await deck.fill();
+      deck.prepare();
       if (!this.outbox.unsaved) await this.count();
     } catch (error) {
       this.say(`Cannot read on: ${error.message}. Trying again.`, true);
@@ -507,6 +524,7 @@ class Review {
     const broken = [pictures.before, pictures.after].some((image) => image?.dataset.broken);
     if (broken && !this.stage.root.querySelector(".broken")) this.draw(item, pictures);
     this.root.dataset.shown = item.card.id;
+    this.appeared();
     this.tour.greet();
   }
 
@@ -524,6 +542,7 @@ class Review {
 
   showSaving() {
     const [verdicts, edits] = [this.outbox, this.corrections].map((one) => one?.state ?? { unsaved: 0, durable: true });
+    if (verdicts.signedOut || edits.signedOut) this.say(SIGNED_OUT, true);
     const state = { ...verdicts, unsaved: verdicts.unsaved + edits.unsaved, failing: verdicts.failing || edits.failing, durable: verdicts.durable && edits.durable, problem: verdicts.problem || edits.problem };
     this.atRisk = state.unsaved > 0 && (state.failing || !state.durable);
     this.saving.show(state);
@@ -546,11 +565,13 @@ class Review {
     Object.assign(this.root.dataset, { state: "panel", panel: name });
     delete this.root.dataset.shown;
     this.panel.replaceChildren(...panel(name, this.links, tally));
+    this.appeared();
   }
 
   showProblem(error, again) {
     Object.assign(this.root.dataset, { state: "panel", panel: "problem" });
     this.panel.replaceChildren(...trouble(error, again));
+    this.appeared();
   }
 
   showEnd() {

@@ -9,12 +9,14 @@ export function seen(card) {
 export function corrected(card, edit, names) {
   const [xyxy, label] = [edit.xyxy ?? card.made.xyxy, names?.get(edit.category_id) ?? card.made.label];
   card.correction = edit;
+  if (card.whole) card.whole.content = edit.content ?? card.whole.made;
   if (card.after) Object.assign(card.after, { xyxy, label });
   if (card.texts) card.texts.corrected = edit.text_after ?? null;
 }
 
 // A card whose image was corrected: its other boxes as they are now, one version on.
 export function redrawn(card, draft, names) {
+  if (card.whole) return; // says what it says itself
   const masks = new Map(card.others.map((box) => [box.id, box]));
   const label = (box) => names.get(box.category_id) ?? "";
   const mask = (box) => (String(masks.get(box.id)?.xyxy) === String(box.xyxy) ? masks.get(box.id).mask : null);

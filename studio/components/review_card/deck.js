@@ -1,15 +1,21 @@
 // The candidates at hand: read a page at a time, with the pictures of the next ones already decoded.
 
+import { brought } from "../early.js";
+
+const FIRST = 8; // candidates of the first page: short, to be here soon
 const PAGE = 32;
-const LOW = 16; // read on when fewer than this are left
+const LOW = 48; // read on when fewer than this are left: enough for a minute without network
 const AHEAD = 8;
 const KEPT = 32; // decoded candidates kept, those behind included
 
 export async function get(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const answer = await fetch(`${path}?${new URLSearchParams(given)}`);
+  const address = `${path}?${new URLSearchParams(given)}`;
+  const known = brought(address);
+  if (known) return known;
+  const answer = await fetch(address);
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(body.error ?? `the server answered ${answer.status}`), { status: answer.status });
   return body;
 }
 
@@ -41,7 +47,7 @@ export class Deck {
   }
 
   async read() {
-    const page = await get("/api/review/next", { ...this.query, limit: PAGE, cursor: this.cursor });
+    const page = await get("/api/review/next", { ...this.query, limit: this.items.length ? PAGE : FIRST, cursor: this.cursor });
     this.cursor = page.next;
     this.add(page.cards);
   }
@@ -62,7 +68,7 @@ export class Deck {
       if (!this.known.has(card.id)) this.items.push({ card, human: card.human, touched: false });
       this.known.add(card.id);
     }
-    this.prepare();
+    if (this.current) this.pictured(this.current.card); // the others wait until this one is painted
   }
 
   isOpen(item) {

@@ -1,6 +1,8 @@
 // What stands beside the pictures: texts with their changed words, the evidence, where the candidate comes from.
 
 import { el } from "../dom.js";
+import { visible } from "./visible.js";
+import { said } from "./whole.js";
 
 export const WORDS = { accept: "accepted", reject: "rejected", skip: "skipped", edit: "corrected", flag: "flagged" };
 
@@ -9,22 +11,8 @@ export function segments(parts, tag) {
   return parts.map(([text, changed]) => (changed ? el(tag, {}, ...visible(text)) : el("span", {}, ...visible(text))));
 }
 
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/gu;
-
-// A text with its control characters as small marks that name them. The browser isolates each text (`dir=auto`), so that
-// one written from right to left does not reorder what stands around it.
-export function visible(text) {
-  const nodes = [];
-  let last = 0;
-  for (const found of text.matchAll(HIDDEN)) {
-    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    nodes.push(text.slice(last, found.index), el("code", { class: "hidden", title: `control character U+${code}` }, `U+${code}`));
-    last = found.index + found[0].length;
-  }
-  return [...nodes, text.slice(last)];
-}
-
 export function texts(card) {
+  if (card.whole) return said(card);
   if (!card.texts) return [];
   const line = (name, parts, tag) =>
     el("p", {}, el("span", { class: "when" }, name), el("q", { dir: "auto", tabindex: long(parts) ? "0" : null }, segments(parts, tag)));

@@ -9,14 +9,15 @@ const KEYS_OFF = "winnow.keys-off";
 export const keysAreOn = () => localStorage.getItem(KEYS_OFF) === null;
 
 export class Help {
-  // `changed()` after keys changed, `rename(name)`, `tour()`, `closed()`.
+  // `changed()` after keys changed, `rename(name)` (null for somebody who is signed in), `tour()`, `closed()`.
   constructor(keymap, { reviewer, changed, rename, tour, closed }) {
     this.keymap = keymap;
     this.changed = changed;
     this.list = el("dl", {});
     this.said = el("p", { class: "said", role: "status" });
     this.waiting = null;
-    const name = el("input", { type: "text", maxlength: "80", value: reviewer, onchange: () => rename(name.value) });
+    const given = rename === null ? { readonly: true, title: "The name you signed in with" } : { onchange: () => rename(name.value) };
+    const name = el("input", { type: "text", maxlength: "80", value: reviewer, ...given });
     const keys = el("input", { type: "checkbox", onchange: () => switchKeys(keys.checked) });
     keys.checked = keysAreOn();
     const presets = el("select", { onchange: () => this.choose(presets) }, el("option", { value: "" }, "Choose…"), Object.keys(PRESETS).map((one) => el("option", { value: one }, one)));

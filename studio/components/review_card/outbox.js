@@ -31,6 +31,7 @@ export class Outbox {
     this.timer = null;
     this.sending = null;
     this.problem = "";
+    this.signedOut = false;
     addEventListener("online", () => this.flush());
     addEventListener("offline", () => this.report());
     addEventListener("pagehide", () => this.lastCall());
@@ -77,6 +78,7 @@ export class Outbox {
       this.settle(batch, await send(this.address, batch));
       this.pause = 0;
       this.problem = "";
+      this.signedOut = false;
       this.batch = BATCH;
     } catch (error) {
       this.fail(batch, error);
@@ -96,6 +98,7 @@ export class Outbox {
 
   fail(batch, error) {
     this.problem = error.message;
+    this.signedOut = error.status === 401;
     if (!POISON.includes(error.status)) {
       this.pause = Math.min(LONGEST_PAUSE, this.pause * 2 || FIRST_PAUSE);
     } else if (batch.length > 1) {
@@ -116,7 +119,7 @@ export class Outbox {
   }
 
   get state() {
-    return { unsaved: this.unsaved, failing: this.pause > 0, offline: !navigator.onLine, problem: this.problem, durable: this.durable };
+    return { unsaved: this.unsaved, failing: this.pause > 0, offline: !navigator.onLine, problem: this.problem, signedOut: this.signedOut, durable: this.durable };
   }
 
   report() {

@@ -50,7 +50,7 @@ export class QueueBar {
     this.query[name] = this.selects[name].value;
     if (name === "dataset") this.query = { ...DEFAULTS, dataset: this.query.dataset };
     const given = Object.entries(this.query).filter(([, value]) => value);
-    history.replaceState(null, "", `?${new URLSearchParams(given)}`);
+    history.replaceState(null, "", `${location.pathname}?${new URLSearchParams(given)}`); // "?" alone would follow the <base> of Gradio's page
     this.selects[name].blur();
     return this.changed();
   }

@@ -5,6 +5,7 @@
 
 import { el, svg } from "../dom.js";
 import { Lens } from "./lens.js";
+import { wholeFrames } from "./whole.js";
 
 export const MODES = ["side by side", "slider", "flicker", "difference", "single"];
 const FEW = 6; // other boxes up to this many carry their labels
@@ -21,8 +22,9 @@ export class Stage {
   // `pictures`: {before, after, peek} elements, decoded by the deck.
   show(card, pictures) {
     this.card = card;
-    this.root.replaceChildren(...frames(card, pictures, this.root.classList.contains("masked")));
-    this.root.classList.toggle("pair", Boolean(card.after));
+    const shown = card.whole ? wholeFrames(card, pictures) : frames(card, pictures, this.root.classList.contains("masked"));
+    this.root.replaceChildren(...shown);
+    this.root.classList.toggle("pair", shown.length > 1);
     this.slider();
   }
 
