@@ -131,7 +131,7 @@ def _asked(place: tuple[int, int, int, int], picture: np.ndarray, astray: float,
     y = (y1 + y2) / 2 + rng.normal(0, astray) * (y2 - y1)
     left, top = max(x - width / 2, 0.0), max(y - height / 2, 0.0)
     right, bottom = min(x + width / 2, float(picture.shape[1])), min(y + height / 2, float(picture.shape[0]))
-    return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else tuple(map(float, place))
+    return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else (x1, y1, x2, y2)
 
 
 def iou(one: Sequence[float], other: Sequence[float]) -> float:

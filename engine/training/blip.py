@@ -73,8 +73,8 @@ class Matcher(nn.Module):
     def watched(self, layer: int) -> Iterator[list[Tensor]]:
         """Fills the list with the cross-attention [b,heads,t,1+patches] of a text layer at every reading."""
         kept: list[Tensor] = []
-        cross = self.blip.text_encoder.encoder.layer[layer].crossattention.self
-        handle = cross.register_forward_hook(lambda module, inputs, output: kept.append(output[1]))
+        read: Any = self.blip.text_encoder.encoder.layer[layer]
+        handle = read.crossattention.self.register_forward_hook(lambda module, inputs, output: kept.append(output[1]))
         try:
             yield kept
         finally:
@@ -95,6 +95,10 @@ class Memory(nn.Module):
     follows the learner slowly and the features it gave to the latest images and texts."""
 
     training_only = True
+    images: Tensor
+    texts: Tensor
+    queued: Tensor
+    steps: Tensor
 
     def __init__(self, learner: Matcher, momentum: float, soft: float, ramp: int, queue: int) -> None:
         super().__init__()
@@ -163,7 +167,7 @@ class AttentionModel(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
-        config = BlipConfig.from_dict(deepcopy(dict(blip)))
+        config: Any = BlipConfig.from_dict(deepcopy(dict(blip)))
         layers = config.text_config.num_hidden_layers
         self.layer = usual_layer(layers) if layer is None else layer
         self._patch, self._start, self._mask_token = config.vision_config.patch_size, start, mask_token
@@ -182,8 +186,9 @@ class AttentionModel(BaseModel):
         if self._start is None:
             return
         model = locate(self._start)
+        options: dict[str, Any] = from_pretrained_options(model)
         try:
-            loaded = BlipForImageTextRetrieval.from_pretrained(model, **from_pretrained_options(model))
+            loaded = BlipForImageTextRetrieval.from_pretrained(model, **options)
         except (OSError, ValueError) as error:
             raise missing(model, error) from error
         self.learner.blip.load_state_dict(loaded.state_dict())
@@ -285,7 +290,7 @@ class AttentionModel(BaseModel):
         shown, wanted = self._hidden(ids, tokens)
         guessed = words(self.learner.read(shown, tokens, seen))[wanted]
         loss, share, twin = cross_entropy(guessed, ids[wanted]), self.memory.share, self.memory.twin
-        if twin is None or twin_seen is None or not share:
+        if twin is None or twin.words is None or twin_seen is None or not share:
             return loss
         with torch.no_grad():
             soft = twin.words(twin.read(shown, tokens, twin_seen))[wanted].softmax(1)
@@ -312,7 +317,8 @@ class AttentionModel(BaseModel):
             return match.sum() * 0
         maps = explanation_maps(attention, match, tokens, self._grid(images))[boxed]
         masks = torch.stack([samples["mask"][i] for i in boxed]).to(images.device)
-        return amc_loss(enlarged(maps, images.shape[2:]), masks, self._margins, self._pool)
+        height, width = images.shape[2:]
+        return amc_loss(enlarged(maps, (height, width)), masks, self._margins, self._pool)
 
 
 def _texts(samples: Samples, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -353,7 +359,7 @@ def config_of(model: str) -> dict[str, Any]:
     """The configuration of a BLIP in a folder or on the hub. Raises WinnowError when there is none."""
     folder = locate(model)
     try:
-        options = {k: v for k, v in from_pretrained_options(folder).items() if k != "use_safetensors"}
+        options: dict[str, Any] = {k: v for k, v in from_pretrained_options(folder).items() if k != "use_safetensors"}
         return BlipConfig.from_pretrained(folder, **options).to_dict()
     except (OSError, ValueError) as error:
         raise missing(folder, error) from error
