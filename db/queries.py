@@ -170,6 +170,8 @@ def page(connection: Connection, queue: Queue, cursor: Sequence[Any], limit: int
 
 def these(connection: Connection, queue: Queue, ids: Sequence[int]) -> list[Row[Any]]:
     """The candidate rows with these ids that the queue shows, in the order of the ids."""
+    if not ids:
+        return []  # SQLite would look through the whole queue for none
     rows = connection.execute(select(schema.candidate).where(c.id.in_(ids), *matching(queue)))
     found = {row.id: row for row in rows}
     return [found[i] for i in ids if i in found]

@@ -264,10 +264,22 @@ class Review:
 
     def strategies(self, dataset_id: int) -> dict[str | None, NDArray[np.int64]]:
         """Strategy of the writer -> the candidates made with it, ascending id; None for those without."""
-        query = select(c.strategy).where(c.dataset_id == dataset_id).distinct()
+        names = (None, *self.strategy_names(dataset_id))
         with self._db.read() as connection:
-            names = connection.execute(query).scalars().all()
-            return {name: _ids(connection, _with_strategy(dataset_id, name)) for name in names}
+            found = {name: _ids(connection, _with_strategy(dataset_id, name)) for name in names}
+        return {name: ids for name, ids in found.items() if len(ids)}
+
+    def strategy_names(self, dataset_id: int) -> list[str]:
+        """The strategies there are, sorted, each found by one step through the index."""
+        names: list[str] = []
+        with self._db.read() as connection:
+            while True:
+                beyond = [c.strategy > names[-1]] if names else []
+                query = select(func.min(c.strategy)).where(c.dataset_id == dataset_id, *beyond)
+                following = connection.execute(query).scalar_one()
+                if following is None:
+                    return names
+                names.append(following)
 
     def places(self, dataset_id: int) -> list[Row[Any]]:
         """(id, digest, x1, y1, x2, y2, width, height) of the picture that each candidate is seen in, ascending id; the box is
@@ -299,6 +311,13 @@ class Review:
                     f"{len(wanted) - kept} of the {len(wanted)} selected are no candidates of data set {dataset_id}."
                 )
         return token
+
+    def size(self, queue: Queue) -> int:
+        """How many candidates a queue shows that is not `weighed`. Raises WinnowError for an unknown selection."""
+        with self._db.read() as connection:
+            _require_selection(connection, queue)
+            query = select(func.count()).select_from(schema.candidate).where(*matching(queue))
+            return int(connection.execute(query).scalar_one())
 
     def counts(self, queue: Queue, policies: Policies) -> dict[str, dict[str, int]]:
         """`{"human": {decision or "undecided": n}, "automatic": {accept, reject, pending: n}, "effective": ...}` over

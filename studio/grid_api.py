@@ -116,7 +116,10 @@ def _add_looking(routes: APIRouter, store: Store, finder: Finder) -> None:
     @routes.get("/count")
     def count(wanted: Annotated[Wanted, Query()]) -> Response:
         """How many there are."""
-        return answer({"count": len(finder.ids(wanted.queue(), wanted.cluster))})
+        queue = wanted.queue()
+        if queue.weighed or wanted.cluster is not None:
+            return answer({"count": len(finder.ids(queue, wanted.cluster))})
+        return answer({"count": store.review.size(queue)})
 
     @routes.get("/groups")
     def grouped(wanted: Annotated[Grouped, Query()]) -> Response:
@@ -172,7 +175,7 @@ def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
         "runs": [_option(run.id, f"{run.id} · {run.title}") for run in runs],
         "kinds": [_option(str(kind), title) for kind, (title, _) in views.KINDS.items()],
         "categories": _categories(store, chosen) if chosen else [],
-        "strategies": [_option(name, name) for name in store.review.strategies(chosen) if name] if chosen else [],
+        "strategies": [_option(name, name) for name in store.review.strategy_names(chosen)] if chosen else [],
         "orders": views.orders(policies),
         "views": store.views.listed(chosen) if chosen else [],
         "reasons": views.REASONS,
