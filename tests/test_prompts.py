@@ -29,8 +29,9 @@ stages:
 
 def test_shipped_prompts_render(tmp_path: Path) -> None:
     shipped = {prompt.name: prompt for prompt in prompts.prompts(tmp_path)}
-    assert list(shipped) == ["n1_foil", "n2_recombination", "n3_summary", "pocket_foil"]
-    for prompt in shipped.values():
+    foils = ["n1_foil", "n2_recombination", "n3_summary", "pocket_foil"]
+    assert [prompt.name for prompt in shipped.values() if prompt.purpose == "negatives"] == foils
+    for prompt in (shipped[name] for name in foils):
         for stage in prompt.stages:
             said = " ".join(message.content for message in stage.messages(VALUES))
             assert "VALUE" in said and "$" not in said

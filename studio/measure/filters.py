@@ -88,7 +88,7 @@ def gathered(world: World) -> Sample:
     """The candidates of the study with their scores."""
     candidates, review = world.candidates(), world.studio.store.review
     scored = review.scores_of([one.id for one in candidates])
-    names = tuple(name for name in FILTERS if name != "learned")
+    names = tuple(MEANT_FOR)
     values = [{each.filter: each.value for each in scored[one.id]} for one in candidates]
     return Sample(
         names=names,
