@@ -13,6 +13,7 @@ from engine.filters import FILTERS
 from engine.packs import Pack
 from engine.presets import PRESETS, Preset
 from engine.recipe import Alternatives, Recipe, Threshold
+from engine.semantic_options import SemanticOptions
 from studio.markup import Html, facts, join, table, tag
 from studio.views import bounds
 
@@ -219,12 +220,13 @@ def settings(run: Run, dataset: str) -> Html:
 
 
 def training_options(run: Run) -> dict[str, Any]:
-    """The options of a training, without those of methods that are for other kinds of detector."""
+    """The options of a training, without those of methods that are for other kinds of detector or that it does not use."""
     preset = PRESETS[run.options["preset"]]
     idle = {
         "language": preset.kind != "grounding",
         "pairs": not preset.pairs,
-        "semantic": preset.kind != "closed",
+        "semantic": preset.kind != "closed"
+        or run.options["train"].get("semantic") == SemanticOptions().model_dump(mode="json"),
         "attention": preset.kind != "attention",
     }
     return {name: value for name, value in run.options["train"].items() if not idle.get(name, False)}

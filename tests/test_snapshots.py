@@ -9,10 +9,12 @@ from conftest import candidates, leased
 from db import formats
 from db.edits import Draft, Edit, Presence, draft_of
 from db.errors import NotFound, WinnowError
-from db.records import Content, Dataset, Decision, Kind, Named, NewCandidate, NewVerdict, Placed, Rule, Score
+from db.records import WHOLE, Content, Dataset, Decision, Kind, Named, NewCandidate, NewVerdict, Placed, Rule, Score
 from db.snapshots import Sample
 from db.store import Store
 from engine.folder import split_coco, training_folder
+
+EDITS = [kind for kind in Kind if kind not in WHOLE]
 
 
 def decided(store: Store, dataset: Dataset, kind: Kind, decision: Decision, **more: object) -> int:
@@ -97,8 +99,10 @@ def test_the_policy_decides_where_nobody_did(store: Store, dataset: Dataset) -> 
 
 
 def test_ids_stay_unique(store: Store, dataset: Dataset) -> None:
-    for kind in Kind:
+    for kind in EDITS:
         decided(store, dataset, kind, Decision.ACCEPT)
+    one = whole(store, dataset, Kind.TRIPLET, store.datasets.images(dataset.id)[0].digest)
+    store.review.decide([NewVerdict(op_id="whole", candidate_id=one, decision=Decision.ACCEPT)])
     snapshot = store.snapshots.freeze("s", dataset.id, store.review.policies(dataset.id))
     samples = store.snapshots.samples(snapshot)[1]
     for ids in (
@@ -111,13 +115,15 @@ def test_ids_stay_unique(store: Store, dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("format", list(formats.FORMATS))
 def test_a_snapshot_is_exported_and_read_again(tmp_path: Path, store: Store, dataset: Dataset, format: str) -> None:
-    for kind in Kind:
+    for kind in EDITS:
         decided(store, dataset, kind, Decision.ACCEPT)
+    one = whole(store, dataset, Kind.TRIPLET, store.datasets.images(dataset.id)[0].digest)
+    store.review.decide([NewVerdict(op_id="whole", candidate_id=one, decision=Decision.ACCEPT)])
     snapshot = store.snapshots.freeze("s", dataset.id, store.review.policies(dataset.id))
     formats.write(store.snapshots.document(snapshot), tmp_path / "out", format)
     again = formats.read(tmp_path / "out")
     assert again.faults == []
-    assert len(list(again.images())) == snapshot.counts["images"] == 8
+    assert len(list(again.images())) == snapshot.counts["images"] == 9
     if format == "odvg":
         assert sum(not phrase.holds for phrase in again.phrases()) == snapshot.counts["negatives"] == 2
 
@@ -134,7 +140,7 @@ def test_what_is_held_out_does_not_leak_into_training(tmp_path: Path, store: Sto
 def test_a_split_that_is_not_there_is_named(store: Store, dataset: Dataset) -> None:
     snapshot = store.snapshots.freeze("s", dataset.id)
     assert len(split_coco(store, snapshot, "test")["images"]) == 2
-    with pytest.raises(WinnowError, match="no images of split 'val'; it has test, train"):
+    with pytest.raises(WinnowError, match="no images of split 'val'; it has 'test', 'train'"):
         split_coco(store, snapshot, "val")
 
 
@@ -161,8 +167,8 @@ def test_a_class_that_was_painted_in_is_absent_no_longer(store: Store, dataset: 
 
 
 CONTENT = Content(
-    width=64,
-    height=48,
+    width=160,
+    height=120,
     caption="a red mug on a table",
     phrases=(Named(text="a red mug", spans=((0, 9),), boxes=(0,)), Named(text="a table", spans=((13, 20),))),
     boxes=(Placed(xyxy=(1.0, 2.0, 30.0, 40.0), score=0.7),),
@@ -178,7 +184,7 @@ def whole(store: Store, dataset: Dataset, kind: Kind, digest: str | None, image_
         image_id=image_id or image.id,
         seed=1,
         digest=digest,
-        detail={"content": msgspec.to_builtins(CONTENT), "suffix": "png"},
+        detail={"content": msgspec.to_builtins(CONTENT), "suffix": "jpg"},
     )
     shard = leased(store, dataset.id)
     store.review.add_candidates(shard, [made], dataset.id)
@@ -190,7 +196,7 @@ def test_an_image_made_from_words_brings_its_phrases_and_boxes(store: Store, dat
     assert added(store, dataset, "before") == []
     store.review.decide([NewVerdict(op_id="a", candidate_id=one, decision=Decision.ACCEPT)])
     (sample,) = added(store, dataset)
-    assert (sample.image.width, sample.image.height, sample.image.split) == (64, 48, "train")
+    assert (sample.image.width, sample.image.height, sample.image.split) == (160, 120, "train")
     (box,) = sample.boxes
     assert (box.xyxy, box.extra) == ((1.0, 2.0, 30.0, 40.0), {"origin": "detector", "score": 0.7})
     caption, mug, table = sample.phrases

@@ -189,6 +189,8 @@ class _Reader:
                 return msgspec.json.decode(bracketed, type=type_), end
             except msgspec.ValidationError:
                 return None
+            except UnicodeDecodeError:
+                return None  # the slow way says where
             except (msgspec.DecodeError, RecursionError) as error:
                 early = TRAILING.search(str(error))  # the list ends before: after its bracket comes something else
                 end = bracketed.rfind(b"]", 0, int(early[1])) - 1 if early else _last_end(window, end - 1)
