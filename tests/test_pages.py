@@ -17,10 +17,11 @@ from db.store import Store
 from engine import runs
 from engine.language_options import LanguageOptions
 from engine.preflight import Preflight
-from engine.presets import TrainOptions
+from engine.presets import PRESETS, TrainOptions
+from engine.recipe import recipes
 from studio import tables
 from studio.context import Studio
-from studio.pages import common, compare, datasets, generate, jobs, train
+from studio.pages import common, compare, datasets, generate, jobs, methods, train
 
 # Said of choices that are given together with the value.
 pytestmark = pytest.mark.filterwarnings("ignore:The value passed into gr.Dropdown")
@@ -421,3 +422,12 @@ def test_gradio_sees_the_arguments_without_the_studio(filled: Studio) -> None:
         "category",
         "event",
     ]
+
+
+def test_methods_say_what_they_do_where_they_start_and_what_their_labs_found() -> None:
+    known = {recipe.name for recipe in recipes()}
+    for method in methods.METHODS:
+        told = methods.told(method)
+        assert method.recipe in known and f'href="/generate?recipe={method.recipe}"' in told
+        assert set(method.presets) <= set(PRESETS) and f"winnow lab {method.lab}" in told
+    assert "intervals" in methods.found("gen2det") and "not been run" in methods.found("no-such-lab")

@@ -11,6 +11,7 @@ from studio.pages import (
     help,
     jobs,
     lab,
+    methods,
     people,
     prompts,
     report,
@@ -21,6 +22,7 @@ from studio.pages import (
 
 PAGES = [
     datasets,
+    methods,
     generate,
     prompts,
     review,

@@ -74,11 +74,15 @@ def page(studio: Studio) -> None:
     preview.click(do(start_preview), form, [run_id, *watched], **LOUD)
     everything.click(do(start_all), [*form, *quota], [run_id, *watched], **LOUD)
     timer.tick(do(watch), [run_id, amount], watched, **QUIET)
-    on_load(studio, opened, [dataset, about, text])
+    on_load(studio, opened, [dataset, recipe, about, text])
 
 
-def opened(studio: Studio, request: gr.Request) -> tuple[Any, Html, str]:
-    return dataset_choice(studio, asked(request, "dataset")), *described(studio, recipes()[0].name, DEFAULT_PACK)
+def opened(studio: Studio, request: gr.Request) -> tuple[Any, Any, Html, str]:
+    """The data set and the recipe that the address names (`/generate?recipe=synground`), else the first."""
+    known, wanted = [one.name for one in recipes()], asked(request, "recipe")
+    chosen = wanted if wanted in known else known[0]
+    dataset = dataset_choice(studio, asked(request, "dataset"))
+    return dataset, gr.Dropdown(value=chosen), *described(studio, chosen, DEFAULT_PACK)
 
 
 def described(studio: Studio, recipe: str, pack: str) -> tuple[Html, str]:

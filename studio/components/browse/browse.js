@@ -283,12 +283,21 @@ class Browse {
     this.prior.disabled = this.pages.length < 2;
     this.next.disabled = this.following === null;
     if (!page.tiles.length) this.showNone();
-    else if (this.following) this.ahead = { cursor: this.following, page: this.fetched(this.following) };
-    this.ahead?.page.catch(() => (this.ahead = null));
+    else if (this.following) this.lookAhead(this.following);
+  }
+
+  // Reads a page before it is turned to, but not before this one is painted: its thumbnails take the same cores.
+  lookAhead(cursor) {
+    const ahead = { cursor, page: this.tiles.painted().then(() => this.asked(cursor)) };
+    ahead.page.catch(() => (this.ahead = this.ahead === ahead ? null : this.ahead));
+    this.ahead = ahead;
   }
 
   async fetched(cursor) {
-    if (cursor && this.ahead?.cursor === cursor) return this.ahead.page;
+    return cursor && this.ahead?.cursor === cursor ? this.ahead.page : this.asked(cursor);
+  }
+
+  async asked(cursor) {
     const page = await get("/api/grid/page", { ...this.place, cursor, limit: PAGE, reviewer: this.reviewer });
     return { ...page, pictures: await sheet(page.tiles) };
   }

@@ -34,6 +34,13 @@ export class Tiles {
     this.changed();
   }
 
+  // Resolves when all pictures can be seen.
+  async painted() {
+    const pictures = [...this.root.querySelectorAll("img")];
+    await Promise.all(pictures.map((img) => img.decode().catch(() => {}))); // one that is gone already is no matter
+    await new Promise((go) => requestAnimationFrame(() => setTimeout(go, 0)));
+  }
+
   draw(tile, i, url) {
     const [width, height] = tile.size;
     const box = tile.xyxy && svg("rect", { x: tile.xyxy[0], y: tile.xyxy[1], width: tile.xyxy[2] - tile.xyxy[0], height: tile.xyxy[3] - tile.xyxy[1] });
