@@ -21,6 +21,8 @@ BINS = 50
 SHOWN = 12  # examples of each flip
 LEVELS = 4096  # of height, that points are sorted into before a polygon is laid over them
 
+LEAST_HEIGHT = 1e-300  # of a polygon with levels; a fraction of less has no room in a float
+
 Estimate = tuple[float, float, float]  # value, and the ends of its 95 % interval
 Point = tuple[float, float]
 
@@ -236,7 +238,7 @@ def _within(x: Float, y: Float, corners: Float) -> NDArray[np.bool_]:
     Points are sorted into levels of height first, so that each edge is only held against those beside it.
     """
     low, high = corners[:, 1].min(), corners[:, 1].max()
-    scale = (LEVELS - 1) / (high - low) if high > low else 0.0
+    scale = (LEVELS - 1) / (high - low) if high - low > LEAST_HEIGHT else 0.0
     level = ((y - low) * scale).astype(np.int16)
     order = np.argsort(level, kind="stable")
     x, y = x[order], y[order]
