@@ -18,6 +18,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 READY = {
+    "Methods": ".w-section",
     "Prompts": ".w-prompt",
     "Help": ".w-note h2",
     "Datasets": ".w-grid figure",
