@@ -17,3 +17,16 @@ class Control(Protocol):
         ...
 
     def log(self, text: str, level: str = "info") -> None: ...
+
+
+class Silent:
+    """A control of runs and a reporter of trainings that says nothing and never stops them."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+
+    def progress(self, done: int, total: int | None = None) -> None: ...
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def log(self, text: str, level: str = "info") -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from PIL import Image as Picture
 from db.document import Document
 from db.records import Box, Category, Dataset, Image, Kind, NewCandidate, Phrase, RunKind, Shard
 from db.store import Store
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_training_log(request: pytest.FixtureRequest) -> None:
+    """uvicorn closes the log files of its whole process when it starts; mmengine, where tests before have loaded it, would still
+    write to the latest of them."""
+    if loaded := sys.modules.get("mmengine.logging"):
+        loaded.MMLogger.get_instance(request.module.__name__)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.logging import MMLogger
 from torch.nn import functional as F
 
 from db.errors import WinnowError
@@ -45,13 +44,6 @@ NAMES = ("mug", "bottle", "apple", "book")
 SIZE = (96, 64)
 ALL: dict[str, Any] = {"text_classifier": True, "soft": "semantic", "federated": 2, "repeat_threshold": 0.5}
 ALL |= {"class_images": "alternate", "mosaic": True}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_log() -> None:
-    """uvicorn closes the log files of its whole process when it starts, as it did in other tests; mmengine still writes to the
-    latest."""
-    MMLogger.get_instance("richsem")
 
 
 @pytest.fixture(scope="module")

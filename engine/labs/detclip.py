@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import msgspec
 
+from engine.control import Silent
 from engine.evaluation.coco import evaluate
 from engine.grounding_folder import TRAIN, VAL, Detection, Grounding, Instance, Line, write_lines
 from engine.labs.paired import Arm, Study
@@ -195,7 +196,7 @@ class Bench:
         write_lines(folder / TRAIN, lines)
         (folder / VAL).write_text(json.dumps({"images": [], "descriptions": [], "annotations": []}))
         shared = {"batch_size": size.batch_size, "image_size": (size.width, size.height), "lr": size.lr}
-        train(TrainJob(folder, folder, "tiny_detclip", {**shared, **options}, seed), _Silent())
+        train(TrainJob(folder, folder, "tiny_detclip", {**shared, **options}, seed), Silent())
         (folder / "done").touch()
 
     # Measuring
@@ -264,16 +265,3 @@ def _note(image: int, category: int, box: tuple[float, float, float, float]) -> 
     x1, y1, x2, y2 = box
     bbox = [x1, y1, x2 - x1, y2 - y1]
     return {"image_id": image, "category_id": category, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0}
-
-
-class _Silent:
-    """A reporter that nobody reads: the lab tells of whole measurements."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str) -> None: ...

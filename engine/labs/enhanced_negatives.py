@@ -18,6 +18,7 @@ import cv2
 import msgspec
 import numpy as np
 
+from engine.control import Silent
 from engine.evaluation.omnilabel import evaluate
 from engine.grounding_folder import TRAIN, VAL, Detection, Edited, Instance, Line, described, write_lines
 from engine.labs import pasting, wordings
@@ -257,7 +258,7 @@ class Bench:
         write_lines(folder / TRAIN, lines)
         (folder / VAL).write_text(json.dumps({"images": [], "descriptions": [], "annotations": []}))
         shared = {"batch_size": self._size.batch_size, "image_size": self._size.image_size}
-        train(TrainJob(folder, folder, "tiny_grounding", {**shared, **options}, seed), _Silent())
+        train(TrainJob(folder, folder, "tiny_grounding", {**shared, **options}, seed), Silent())
 
     def _mean(self, seed: int) -> Path:
         """The mean of the detector trained with texts and the one trained with images, as the paper released."""
@@ -284,16 +285,3 @@ class Bench:
         queries = omnilabel_queries(document, self._work, length, LONGEST, together=card.isolated)
         found = evaluate(document, ask(model, queries, card.image_size)).as_dict()
         return {name: found[name] for name in METRICS}
-
-
-class _Silent:
-    """A reporter that nobody reads: the lab tells of whole measurements."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str) -> None: ...

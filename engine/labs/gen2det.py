@@ -23,6 +23,7 @@ from db.errors import WinnowError
 from db.records import Rule, Run
 from db.store import Store
 from engine import runs
+from engine.control import Silent
 from engine.folder import training_folder
 from engine.labs.paired import Arm, Study
 from engine.recipe import parse
@@ -182,7 +183,7 @@ class Bench:
         common = {"iterations": size.steps, "batch_size": size.batch_size, "lr": size.lr}
         chosen: dict[str, Any] = {**common, "image_size": (size.width, size.height), **options}
         chosen["eval_interval"] = chosen["iterations"]  # once, at the end
-        return train(TrainJob(data, work, PRESET, chosen, seed), _Quiet())
+        return train(TrainJob(data, work, PRESET, chosen, seed), Silent())
 
     def _scored(self, result: dict[str, Any], place: Path) -> dict[str, float]:
         thirds = np.array_split(_by_frequency(place / "real" / "train.json"), 3)
@@ -306,23 +307,10 @@ def _worked(store: Store, run: Run) -> Run:
         if not store.ledger.shards(one.id):
             store.ledger.plan(one.id, runs.plan(store, one))
         while shard := store.ledger.claim(one.id, "lab", lease_seconds=86_400):
-            runs.execute(store, store.ledger.run(one.id), shard, _Quiet())
+            runs.execute(store, store.ledger.run(one.id), shard, Silent())
             store.ledger.finish_shard(shard)
         store.ledger.conclude(one.id)
     return store.ledger.run(run.id)
-
-
-class _Quiet:
-    """A reporter of trainings and a control of runs that nobody reads: the lab tells of whole measurements."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int | None = None) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str, level: str = "info") -> None: ...
 
 
 def _counted(store: Store, run: Run, least: float) -> dict[str, float]:

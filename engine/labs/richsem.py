@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from db.errors import WinnowError
+from engine.control import Silent
 from engine.labs.paired import Arm, Study
 from engine.tabletop import Difficulty, TrueObject, build, paint
 from engine.tabletop.build import split_seed
@@ -180,7 +181,7 @@ class Bench:
         common = {"iterations": size.steps, "batch_size": size.batch_size, "lr": size.lr}
         chosen: dict[str, Any] = {**common, "image_size": (size.width, size.height), **options}
         chosen["eval_interval"] = chosen["iterations"]  # once, at the end
-        return train(TrainJob(data, work, PRESET, chosen, seed), _Quiet())
+        return train(TrainJob(data, work, PRESET, chosen, seed), Silent())
 
     def _scored(self, per_class: dict[str, float], train: Path) -> dict[str, float]:
         """AP over all classes and by how many of the real training images have them. Raises WinnowError for an empty
@@ -238,19 +239,6 @@ class Bench:
             if rng.random() < size.wrong:
                 said = int(rng.choice([number for number in numbers.values() if number != said]))
             yield _window(scene.image, main, rng.random() < size.cut, rng), said
-
-
-class _Quiet:
-    """A reporter that nobody reads: the lab tells of whole measurements."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str) -> None: ...
 
 
 def _window(picture: np.ndarray, main: TrueObject, past: bool, rng: np.random.Generator) -> np.ndarray:

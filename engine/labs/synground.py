@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from engine.attention_folder import TRAIN, VAL, Entry, write_entries
+from engine.control import Silent
 from engine.evaluation import pointing
 from engine.grounding_folder import TRAIN as LINES
 from engine.grounding_folder import VAL as ASKED
@@ -386,18 +387,5 @@ def _xywh(box: XYXY) -> list[float]:
 def _train(preset: str, folder: Path, options: dict[str, Any], seed: int) -> None:
     from engine.training.launch import TrainJob, train
 
-    train(TrainJob(folder, folder, preset, options, seed), _Quiet())
+    train(TrainJob(folder, folder, preset, options, seed), Silent())
     (folder / "done").touch()
-
-
-class _Quiet:
-    """A reporter that nobody reads: the lab tells of whole measurements."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str) -> None: ...

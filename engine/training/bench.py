@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.control import Silent
 from engine.presets import TrainOptions
 from engine.training import mmlab
 
@@ -24,7 +25,7 @@ import mmcv.ops
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 from mmengine.runner import Runner
 
-from engine.training.hooks import Clock, Silent
+from engine.training.hooks import Clock
 from engine.training.launch import averages, make_runner, shared, task_of
 from engine.training.task import Task, TrainJob, loader
 

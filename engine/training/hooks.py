@@ -45,19 +45,6 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
-    """A reporter that says nothing: that of all processes but the first."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def log(self, text: str) -> None: ...
-
-
 class StopTraining(Exception):
     """Leaves mmengine's loop after the state was saved."""
 

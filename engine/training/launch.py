@@ -9,18 +9,19 @@ from typing import Any
 import torch
 
 from db.errors import NotFound, WinnowError
+from engine.control import Silent
 from engine.presets import PRESETS, TrainOptions
 from engine.training import mmlab
 
 mmlab.install()
 
-from mmengine.dist import broadcast
+from mmengine.dist import broadcast, is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import Runner
 
 from engine.training.checkpoint import refuse_small_disk, save_model, start_from
-from engine.training.hooks import LAST, BestHook, Reporter, ReportHook, Silent, StateHook, StopTraining, bare
+from engine.training.hooks import LAST, BestHook, Reporter, ReportHook, StateHook, StopTraining, bare
 from engine.training.presets import with_checkpointing, without_sync
 from engine.training.task import Task, TrainJob
 
@@ -52,7 +53,7 @@ def train_here(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     refuse_impossible(options)
     task = task_of(job, options)
     runner, best = make_runner(job, options, task, reporter)
-    if not isinstance(reporter, Silent):
+    if is_main_process():
         refuse_small_disk(job.work, runner.model.parameters())
     for note in task.notes:
         reporter.log(note)
@@ -63,7 +64,7 @@ def train_here(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         return {"stopped": True, "iterations": runner.iter + 1}
     if runner.iter < options.iterations:
         reporter.log(f"ended at step {runner.iter}: no better model in {options.patience} evaluations")
-    if not task.validation and not isinstance(reporter, Silent):
+    if not task.validation and is_main_process():
         save_model(job.work / "model", _averaged(runner), task.card)
     parameters = sum(parameter.numel() for parameter in runner.model.parameters())
     done = {"seconds": time.monotonic() - started, "iterations": runner.iter, "parameters": parameters}

@@ -19,6 +19,7 @@ import msgspec
 import torch
 
 from db.errors import WinnowError
+from engine.control import Silent
 from engine.preflight import Preflight
 from engine.presets import TrainOptions
 from engine.training import mmlab
@@ -28,7 +29,7 @@ mmlab.install()
 from mmengine.runner import Runner
 
 from engine.training.checkpoint import disk_needed
-from engine.training.hooks import Clock, Silent
+from engine.training.hooks import Clock
 from engine.training.launch import make_runner, refuse_impossible, task_of
 from engine.training.task import Task, TrainJob, job_from_json
 

@@ -19,7 +19,8 @@ import msgspec
 import torch
 
 from db.errors import WinnowError
-from engine.training.hooks import Reporter, Silent
+from engine.control import Silent
+from engine.training.hooks import Reporter
 from engine.training.task import TrainJob, job_from_json, job_to_json
 
 LOOK = 0.2  # seconds between two looks at what the processes said
