@@ -272,6 +272,11 @@ def recipes() -> list[Recipe]:
     return sorted(found, key=lambda recipe: recipe.images is not None)
 
 
+def names() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
 def load(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or one of your own by path.
 
@@ -282,10 +287,10 @@ def load(name_or_path: str) -> Recipe:
         if not path.is_file():
             raise WinnowError(f"There is no recipe file {path}.")
         return parse(path.read_text(), str(path))
-    shipped = FOLDER / f"{name_or_path}.yaml"
-    if not shipped.is_file():
-        raise NotFound("recipe", name_or_path, [p.stem for p in sorted(FOLDER.glob("*.yaml"))])
-    return parse(shipped.read_text(), shipped.name)
+    file = FOLDER / f"{name_or_path}.yaml"
+    if not file.is_file():
+        raise NotFound("recipe", name_or_path, names())
+    return parse(file.read_text(), file.name)
 
 
 def parse(text: str, origin: str = "recipe") -> Recipe:

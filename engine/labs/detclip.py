@@ -7,21 +7,19 @@ those that were boxed, and for those that were only ever spoken of.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import msgspec
 
-from engine.control import Silent
 from engine.evaluation.coco import evaluate
 from engine.grounding_folder import TRAIN, VAL, Detection, Grounding, Instance, Line, write_lines
+from engine.labs.making import READING, scenes, trained, write
 from engine.labs.paired import Arm, Study
 from engine.seeds import seed_of
-from engine.tabletop import KINDS, Difficulty, Truth, paint
+from engine.tabletop import KINDS, Difficulty, Truth
 
 BOXES, PAIRS, BOTH, IMAGE_TO_TEXT = "boxes only", "+ pairs", "both directions", "image to text"
 SAMPLE, CLASSES = "own words only", "+ class images"
@@ -118,9 +116,7 @@ class Bench:
     def measure(self, arm: str, seed: int) -> dict[str, float]:
         """The metrics of an arm."""
         folder = self._work / f"seed-{seed}" / arm
-        if not (folder / "done").is_file():
-            self._train(folder, self._lines(arm), self._options(arm), seed)
-        return self._scored(folder / "model")
+        return self._scored(self._train(folder, self._lines(arm), self._options(arm), seed))
 
     def _options(self, arm: str) -> dict[str, Any]:
         size = self._size
@@ -139,24 +135,12 @@ class Bench:
     def _truths(self, part: str) -> list[Truth]:
         """The scenes of a part, painted once; `file_name` is relative to the work folder. Boxed images show boxed kinds
         only: those in which chance put another one are passed over."""
-        path, count = self._work / f"{part}.json", getattr(self._size, part)
-        if not path.is_file():
-            (self._work / part).mkdir(parents=True, exist_ok=True)
-            path.write_bytes(msgspec.json.encode(self._painted(part, count)))
-        return msgspec.json.decode(path.read_bytes(), type=list[Truth])
-
-    def _painted(self, part: str, count: int) -> list[Truth]:
-        made: list[Truth] = []
         level = _level(self._size, one=part == "single", rich=part in ("captioned", "test"))
-        index = 0
-        while len(made) < count:
-            scene = paint(WORLDS[part], index, level, f"{part}/{index}.png")
-            index += 1
-            if part == "boxed" and any(thing.kind in self._new for thing in scene.truth.objects):
-                continue
-            cv2.imwrite(str(self._work / scene.truth.file_name), scene.image[..., ::-1])
-            made.append(scene.truth)
-        return made
+
+        def fits(truth: Truth) -> bool:
+            return part != "boxed" or not any(thing.kind in self._new for thing in truth.objects)
+
+        return scenes(self._work, part, WORLDS[part], getattr(self._size, part), level, fits)
 
     def _lines(self, arm: str) -> list[Line]:
         boxed = [self._line(truth, boxes=True) for truth in self._truths("boxed")]
@@ -181,23 +165,20 @@ class Bench:
     @cached_property
     def _start(self) -> Path:
         """The weights that all arms start from."""
-        folder = self._work / "start"
-        if not (folder / "done").is_file():
-            pairs = {"shares": (1.0, 0.0, 0.0), "text_lr": 1.0}
-            options = {"iterations": self._size.start_steps, "lr": 2 * self._size.lr, "pairs": pairs}
-            self._train(folder, self._lines(BOXES), options, WORLDS["boxed"])
-        return folder / "model" / "model.safetensors"
+        pairs = {"shares": (1.0, 0.0, 0.0), "text_lr": 1.0}
+        options = {"iterations": self._size.start_steps, "lr": 2 * self._size.lr, "pairs": pairs}
+        made = self._train(self._work / "start", self._lines(BOXES), options, WORLDS["boxed"])
+        return made / "model.safetensors"
 
-    def _train(self, folder: Path, lines: Sequence[Line], options: dict[str, Any], seed: int) -> None:
-        from engine.training.launch import TrainJob, train
-
+    def _train(self, folder: Path, lines: Sequence[Line], options: dict[str, Any], seed: int) -> Path:
+        """The folder of the trained detector."""
         size = self._size
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / TRAIN, lines)
-        (folder / VAL).write_text(json.dumps({"images": [], "descriptions": [], "annotations": []}))
+        write(folder / VAL, {"images": [], "descriptions": [], "annotations": []})
         shared = {"batch_size": size.batch_size, "image_size": (size.width, size.height), "lr": size.lr}
-        train(TrainJob(folder, folder, "tiny_detclip", {**shared, **options}, seed), Silent())
-        (folder / "done").touch()
+        trained("tiny_detclip", folder, folder, {**shared, **options}, seed)
+        return folder / "model"
 
     # Measuring
 
@@ -242,23 +223,15 @@ def _names(size: Size) -> list[str]:
 
 def _level(size: Size, *, one: bool, rich: bool) -> Difficulty:
     """Few and rather large things, as fits small pictures; `one` object, or `rich` scenes of several."""
-    return Difficulty(
-        width=size.width,
-        height=size.height,
-        kinds=size.kinds,
-        objects=(1, 1) if one else (2, 4) if rich else (1, 3),
-        tail=0.0,
-        sizes=(0.0, 0.4, 0.6),
-        lookalikes=0.0,
-        repeats=0.1,
-        patterned=0.3,
-        overlap=0.05,
-        stacked=0.1,
-        hidden=0.2,
-        clutter=(0, 2),
-        blur=(0.0, 0.3),
-        noise=(0.0, 0.01),
-    )
+    own = {
+        "objects": (1, 1) if one else (2, 4) if rich else (1, 3),
+        "sizes": (0.0, 0.4, 0.6),
+        "lookalikes": 0.0,
+        "overlap": 0.05,
+        "hidden": 0.2,
+        "lighting": 0.25,
+    }
+    return Difficulty(width=size.width, height=size.height, kinds=size.kinds, **(READING | own))
 
 
 def _note(image: int, category: int, box: tuple[float, float, float, float]) -> dict[str, Any]:

@@ -7,24 +7,22 @@ images are made by pasting, with a known share of failures, so that it is also k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 
-from engine.control import Silent
 from engine.evaluation.omnilabel import evaluate
 from engine.grounding_folder import TRAIN, VAL, Detection, Edited, Instance, Line, described, write_lines
 from engine.labs import pasting, wordings
+from engine.labs.making import READING, kept, scenes, trained, write
 from engine.labs.paired import Arm, Study
 from engine.seeds import seed_of
-from engine.tabletop import Difficulty, Truth, paint
+from engine.tabletop import Difficulty, Truth
 from engine.tabletop.descriptions import bare, mini_omnilabel
 from engine.tabletop.kinds import KINDS
 
@@ -128,35 +126,13 @@ class Bench:
     @cached_property
     def _level(self) -> Difficulty:
         """Few and rather large things, as fits small pictures; seldom two of a kind, as in photos."""
-        return Difficulty(
-            width=self._size.width,
-            height=self._size.height,
-            kinds=self._size.kinds,
-            objects=(2, 4),
-            tail=0.0,
-            sizes=(0.0, 0.4, 0.6),
-            lookalikes=0.1,
-            repeats=0.1,
-            patterned=0.4,
-            overlap=0.1,
-            stacked=0.1,
-            hidden=0.3,
-            clutter=(0, 2),
-            blur=(0.0, 0.3),
-            noise=(0.0, 0.01),
-            lighting=0.12,
-        )
+        size = self._size
+        own = {"objects": (2, 4), "sizes": (0.0, 0.4, 0.6), "patterned": 0.4}
+        return Difficulty(width=size.width, height=size.height, kinds=size.kinds, **(READING | own))
 
     def _truths(self, part: str) -> list[Truth]:
         """The scenes of a part, painted once; `file_name` is relative to the work folder."""
-        path, count = self._work / f"{part}.json", getattr(self._size, part)
-        if not path.is_file():
-            (self._work / part).mkdir(parents=True, exist_ok=True)
-            scenes = [paint(WORLDS[part], i, self._level, f"{part}/{i}.png") for i in range(count)]
-            for scene in scenes:
-                cv2.imwrite(str(self._work / scene.truth.file_name), scene.image[..., ::-1])
-            path.write_bytes(msgspec.json.encode([scene.truth for scene in scenes]))
-        return msgspec.json.decode(path.read_bytes(), type=list[Truth])
+        return scenes(self._work, part, WORLDS[part], getattr(self._size, part), self._level)
 
     @cached_property
     def _start_scenes(self) -> list[Truth]:
@@ -210,10 +186,7 @@ class Bench:
 
     def _kept(self, name: str, make: Callable[[], T], kind: type[T]) -> T:
         """What `make` gives, made once."""
-        path = self._work / f"{name}.json"
-        if not path.is_file():
-            path.write_bytes(msgspec.json.encode(make()))
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return kept(self._work / f"{name}.json", make, kind)
 
     def _known(self, arm: str, seed: int) -> dict[str, float]:
         """Of the negative texts, how many there are and the share that is false indeed; of the images, how many there are and
@@ -233,32 +206,25 @@ class Bench:
     def _start(self) -> Path:
         """The detector that all arms start from."""
         folder = self._work / "start-model"
-        if not (folder / "done").is_file():
-            lines = [self._line(truth) for truth in self._start_scenes]
-            options = {"iterations": self._size.start_steps, "lr": self._size.start_lr, "language": ROUTES[NONE]}
-            self._train(lines, folder, options, seed=WORLDS["start"])
-            (folder / "done").touch()
-        return folder / "model"
+        options = {"iterations": self._size.start_steps, "lr": self._size.start_lr, "language": ROUTES[NONE]}
+        return self._train([self._line(truth) for truth in self._start_scenes], folder, options, seed=WORLDS["start"])
 
     def _trained(self, arm: str, seed: int) -> Path:
         folder = self._work / f"seed-{seed}" / arm
-        if not (folder / "done").is_file():
-            texts, images = self._texts(arm, seed), self._images(arm)
-            lines = [self._line(*one) for one in zip(self._scenes, texts, images, strict=True)]
-            start = str(self._start / "model.safetensors")
-            options = {"iterations": self._size.steps, "lr": self._size.lr, "weights": start, "language": ROUTES[arm]}
-            self._train(lines, folder, options, seed)
-            (folder / "done").touch()
-        return folder / "model"
+        texts, images = self._texts(arm, seed), self._images(arm)
+        lines = [self._line(*one) for one in zip(self._scenes, texts, images, strict=True)]
+        start = str(self._start / "model.safetensors")
+        options = {"iterations": self._size.steps, "lr": self._size.lr, "weights": start, "language": ROUTES[arm]}
+        return self._train(lines, folder, options, seed)
 
-    def _train(self, lines: list[Line], folder: Path, options: dict[str, Any], seed: int) -> None:
-        from engine.training.launch import TrainJob, train
-
+    def _train(self, lines: list[Line], folder: Path, options: dict[str, Any], seed: int) -> Path:
+        """The folder of the trained detector."""
         folder.mkdir(parents=True, exist_ok=True)
         write_lines(folder / TRAIN, lines)
-        (folder / VAL).write_text(json.dumps({"images": [], "descriptions": [], "annotations": []}))
+        write(folder / VAL, {"images": [], "descriptions": [], "annotations": []})
         shared = {"batch_size": self._size.batch_size, "image_size": self._size.image_size}
-        train(TrainJob(folder, folder, "tiny_grounding", {**shared, **options}, seed), Silent())
+        trained("tiny_grounding", folder, folder, {**shared, **options}, seed)
+        return folder / "model"
 
     def _mean(self, seed: int) -> Path:
         """The mean of the detector trained with texts and the one trained with images, as the paper released."""

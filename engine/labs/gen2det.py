@@ -25,6 +25,7 @@ from db.store import Store
 from engine import runs
 from engine.control import Silent
 from engine.folder import training_folder
+from engine.labs.making import CLASSES, only_other_kinds, trained, write
 from engine.labs.paired import Arm, Study
 from engine.recipe import parse
 from engine.tabletop import build
@@ -161,14 +162,11 @@ class Bench:
     def _start(self) -> Path:
         """Weights that know what things look like, but not one of the classes of this lab."""
         size, place = self._size, self._work / "start"
-        if not (place / "done.json").is_file():
-            if not (place / "val.json").is_file():
-                level = _level(size, kinds=len(KINDS), tail=0.0)
-                build(place, level, {"train": size.start_images}, seed=STARTED_FROM)
-                _other_kinds(place, size.kinds)
-            options = {"iterations": size.start_steps, "lr": 2 * size.lr}
-            result = self._train(place, place / "work", options, seed=STARTED_FROM)
-            _write(place / "done.json", result)
+        if not (place / "val.json").is_file():
+            build(place, _level(size, len(KINDS), 0.0), {"train": size.start_images}, seed=STARTED_FROM)
+            only_other_kinds(place, size.kinds, "another thing")
+        options = {"iterations": size.start_steps, "lr": 2 * size.lr}
+        self._train(place, place / "work", options, seed=STARTED_FROM)
         return place / "work" / "model" / "model.safetensors"
 
     def _trained(self, data: Path, work: Path, options: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -176,14 +174,12 @@ class Bench:
         return self._train(data, work, {"weights": str(self._start), **options}, seed)
 
     def _train(self, data: Path, work: Path, options: dict[str, Any], seed: int) -> dict[str, Any]:
-        """What the training says at its end. One that was interrupted goes on."""
-        from engine.training.launch import TrainJob, train
-
+        """What the training says at its end."""
         size = self._size
         common = {"iterations": size.steps, "batch_size": size.batch_size, "lr": size.lr}
         chosen: dict[str, Any] = {**common, "image_size": (size.width, size.height), **options}
         chosen["eval_interval"] = chosen["iterations"]  # once, at the end
-        return train(TrainJob(data, work, PRESET, chosen, seed), Silent())
+        return trained(PRESET, data, work, chosen, seed)
 
     def _scored(self, result: dict[str, Any], place: Path) -> dict[str, float]:
         thirds = np.array_split(_by_frequency(place / "real" / "train.json"), 3)
@@ -201,7 +197,7 @@ class Bench:
             if not (place / "real" / "val.json").is_file():
                 shutil.rmtree(place, ignore_errors=True)
                 self._paint(place, seed)
-            _write(done, self._trained(place / "real", place / "judge", OPTIONS[REAL], seed))
+            write(done, self._trained(place / "real", place / "judge", OPTIONS[REAL], seed))
         return self._scored(json.loads(done.read_bytes()), place)
 
     # Data
@@ -228,7 +224,7 @@ class Bench:
         if not done.is_file():
             store = Store(place / "home")
             try:
-                _write(done, self._generate(store, place, seed))
+                write(done, self._generate(store, place, seed))
             finally:
                 store.close()
         return json.loads(done.read_bytes())
@@ -252,34 +248,7 @@ class Bench:
 
 
 def _level(size: Size, kinds: int, tail: float) -> Difficulty:
-    """Few and rather large things, as fits small pictures."""
-    return Difficulty(
-        width=size.width,
-        height=size.height,
-        kinds=kinds,
-        tail=tail,
-        objects=(2, 5),
-        sizes=(0.0, 0.5, 0.5),
-        lookalikes=0.05,
-        repeats=0.1,
-        patterned=0.4,
-        overlap=0.1,
-        hidden=0.25,
-        clutter=(1, 4),
-        blur=(0.0, 0.4),
-        noise=(0.0, 0.015),
-    )
-
-
-def _other_kinds(folder: Path, kinds: int) -> None:
-    """`train.json` of a built folder, in which the first `kinds` kinds are all one class, and a `val.json` without images."""
-    made = json.loads((folder / "coco_train.json").read_bytes())
-    others = [category for category in made["categories"] if category["id"] > kinds]
-    made["categories"] = [{"id": 1, "name": "another thing"}, *others]
-    for note in made["annotations"]:
-        note["category_id"] = note["category_id"] if note["category_id"] > kinds else 1
-    _write(folder / "train.json", made)
-    _write(folder / "val.json", {**made, "images": [], "annotations": []})
+    return Difficulty(width=size.width, height=size.height, kinds=kinds, tail=tail, **CLASSES)
 
 
 def _by_frequency(coco: Path) -> list[str]:
@@ -324,11 +293,3 @@ def _counted(store: Store, run: Run, least: float) -> dict[str, float]:
     if not right or not wrong:
         raise WinnowError(f"The lab painted {len(right)} right and {len(wrong)} wrong instances; it needs both.")
     return {"painted": len(made), "kept_right": float(np.mean(right)), "kept_wrong": float(np.mean(wrong))}
-
-
-def _write(path: Path, value: Any) -> None:
-    """All of the file or none of it: its presence says that something is done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(msgspec.json.encode(value))
-    unfinished.replace(path)

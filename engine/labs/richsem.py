@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from db.errors import WinnowError
-from engine.control import Silent
+from engine.labs.making import CLASSES, only_other_kinds, trained, write
 from engine.labs.paired import Arm, Study
 from engine.tabletop import Difficulty, TrueObject, build, paint
 from engine.tabletop.build import split_seed
@@ -149,17 +149,11 @@ class Bench:
         """Weights that know what things look like, and how texts are compared, but not one of the classes of this
         lab."""
         size, place = self._size, self._work / "start"
-        if not (place / "done.json").is_file():
+        if not (place / "val.json").is_file():
             build(place, _level(size, len(KINDS), 0.0), {"train": size.start_images}, seed=STARTED_FROM)
-            made = json.loads((place / "coco_train.json").read_bytes())
-            others = [category for category in made["categories"] if category["id"] > size.kinds]
-            made["categories"] = [{"id": 1, "name": "none"}, *others]  # the kinds of the lab: things without a name
-            for note in made["annotations"]:
-                note["category_id"] = note["category_id"] if note["category_id"] > size.kinds else 1
-            write(place / "train.json", made)
-            write(place / "val.json", {**made, "images": [], "annotations": []})
-            options = {"iterations": size.start_steps, "lr": 2 * size.lr, "semantic": self._semantic({})}
-            write(place / "done.json", self._train(place, place / "work", options, STARTED_FROM))
+            only_other_kinds(place, size.kinds, "none")  # the kinds of the lab are things without a name
+        options = {"iterations": size.start_steps, "lr": 2 * size.lr, "semantic": self._semantic({})}
+        self._train(place, place / "work", options, STARTED_FROM)
         return place / "work" / "model" / "model.safetensors"
 
     def _semantic(self, arm: dict[str, Any]) -> dict[str, Any]:
@@ -174,14 +168,12 @@ class Bench:
         return common | arm
 
     def _train(self, data: Path, work: Path, options: dict[str, Any], seed: int) -> dict[str, Any]:
-        """What the training says at its end. One that was interrupted goes on."""
-        from engine.training.launch import TrainJob, train
-
+        """What the training says at its end."""
         size = self._size
         common = {"iterations": size.steps, "batch_size": size.batch_size, "lr": size.lr}
         chosen: dict[str, Any] = {**common, "image_size": (size.width, size.height), **options}
         chosen["eval_interval"] = chosen["iterations"]  # once, at the end
-        return train(TrainJob(data, work, PRESET, chosen, seed), Silent())
+        return trained(PRESET, data, work, chosen, seed)
 
     def _scored(self, per_class: dict[str, float], train: Path) -> dict[str, float]:
         """AP over all classes and by how many of the real training images have them. Raises WinnowError for an empty
@@ -258,28 +250,4 @@ def _window(picture: np.ndarray, main: TrueObject, past: bool, rng: np.random.Ge
 
 
 def _level(size: Size, kinds: int, tail: float, **more: Any) -> Difficulty:
-    """Few and rather large things, as fits small pictures."""
-    usual: dict[str, Any] = {"objects": (2, 5), "sizes": (0.0, 0.5, 0.5)}
-    return Difficulty(
-        width=size.width,
-        height=size.height,
-        kinds=kinds,
-        tail=tail,
-        lookalikes=0.05,
-        repeats=0.1,
-        patterned=0.4,
-        overlap=0.1,
-        hidden=0.25,
-        clutter=(1, 4),
-        blur=(0.0, 0.4),
-        noise=(0.0, 0.015),
-        **(usual | more),
-    )
-
-
-def write(path: Path, value: Any) -> None:
-    """All of the file or none of it: its presence says that something is done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(msgspec.json.encode(value))
-    unfinished.replace(path)
+    return Difficulty(width=size.width, height=size.height, kinds=kinds, tail=tail, **(CLASSES | more))

@@ -8,29 +8,27 @@ that was trained in this lab, or from the layout.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 
 from engine.attention_folder import TRAIN, VAL, Entry, write_entries
-from engine.control import Silent
 from engine.evaluation import pointing
 from engine.grounding_folder import TRAIN as LINES
 from engine.grounding_folder import VAL as ASKED
 from engine.grounding_folder import Line, described, write_lines
 from engine.labs import wordings
 from engine.labs.collage import XYXY, Collage, Part, collage, iou, phrases
+from engine.labs.making import READING, kept, scenes, trained, write
 from engine.labs.paired import Arm, Study
 from engine.labs.pasting import Donors
 from engine.seeds import seed_of
-from engine.tabletop import Difficulty, Truth, paint
+from engine.tabletop import Difficulty, Truth
 from engine.tabletop.descriptions import bare
 
 T = TypeVar("T")
@@ -129,45 +127,17 @@ class Bench:
     @cached_property
     def _level(self) -> Difficulty:
         """Two or three large things, as fits small pictures; seldom two of a kind."""
-        return Difficulty(
-            width=self._size.side,
-            height=self._size.side,
-            kinds=self._size.kinds,
-            objects=(2, 3),
-            tail=0.0,
-            sizes=(0.0, 0.3, 0.7),
-            lookalikes=0.1,
-            repeats=0.1,
-            patterned=0.3,
-            overlap=0.1,
-            stacked=0.1,
-            hidden=0.3,
-            clutter=(0, 2),
-            blur=(0.0, 0.3),
-            noise=(0.0, 0.01),
-            lighting=0.12,
-        )
+        size = self._size
+        own = {"objects": (2, 3), "sizes": (0.0, 0.3, 0.7)}
+        return Difficulty(width=size.side, height=size.side, kinds=size.kinds, **(READING | own))
 
     def _truths(self, part: str) -> list[Truth]:
         """The scenes of a part, painted once; `file_name` is relative to the work folder."""
-
-        def make() -> list[Truth]:
-            (self._work / part).mkdir(parents=True, exist_ok=True)
-            count = getattr(self._size, part)
-            scenes = [paint(WORLDS[part], i, self._level, f"{part}/{i}.png") for i in range(count)]
-            for scene in scenes:
-                cv2.imwrite(str(self._work / scene.truth.file_name), scene.image[..., ::-1])
-            return [scene.truth for scene in scenes]
-
-        return self._kept(part, make, list[Truth])
+        return scenes(self._work, part, WORLDS[part], getattr(self._size, part), self._level)
 
     def _kept(self, name: str, make: Callable[[], T], kind: type[T]) -> T:
         """What `make` gives, made once."""
-        path = self._work / f"{name}.json"
-        if not path.is_file():
-            self._work.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(msgspec.json.encode(make()))
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return kept(self._work / f"{name}.json", make, kind)
 
     @cached_property
     def _real(self) -> list[Truth]:
@@ -242,7 +212,7 @@ class Bench:
     def _start(self) -> Path:
         """The model that all arms start from: captions and phrases, and no box."""
         entries = []
-        for truth in self._truths("start") if not self._done("start-model") else []:
+        for truth in self._truths("start"):
             texts = [text for text, _, _ in phrases(truth)]
             entries.append(Entry(str(self._work / truth.file_name), [*texts, *[truth.caption] * max(1, len(texts))]))
         options = {"iterations": self._size.start_steps, "lr": self._size.start_lr}
@@ -256,22 +226,13 @@ class Bench:
         }
         return self._taught(f"seed-{seed}/{arm}", entries, options, seed)
 
-    def _done(self, name: str) -> bool:
-        return (self._work / name / "done").is_file()
-
     def _taught(self, name: str, entries: Sequence[Entry], options: dict[str, Any], seed: int) -> Path:
-        folder = self._work / name
-        if not self._done(name):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_entries(folder / TRAIN, entries)
-            (folder / VAL).write_text(json.dumps({"phrases": []}))
-            side = (self._size.image_side, self._size.image_side)
-            _train(
-                "tiny_blip",
-                folder,
-                {"batch_size": self._size.batch_size, "image_size": side, "ema": False, **options},
-                seed,
-            )
+        folder, size = self._work / name, self._size
+        folder.mkdir(parents=True, exist_ok=True)
+        write_entries(folder / TRAIN, entries)
+        write(folder / VAL, {"phrases": []})
+        shared = {"batch_size": size.batch_size, "image_size": (size.image_side, size.image_side), "ema": False}
+        trained("tiny_blip", folder, folder, {**shared, **options}, seed)
         return folder / "model"
 
     # The detector
@@ -280,13 +241,12 @@ class Bench:
     def _detector(self) -> Path:
         """A detector that reads, trained on descriptions with their boxes."""
         folder = self._work / "detector-model"
-        if not self._done("detector-model"):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_lines(folder / LINES, [self._line(truth) for truth in self._truths("detector")])
-            (folder / ASKED).write_text(json.dumps({"images": [], "descriptions": [], "annotations": []}))
-            side = (self._size.detector_side, self._size.detector_side)
-            options = {"iterations": self._size.detector_steps, "lr": 2e-3, "batch_size": 8, "image_size": side}
-            _train("tiny_grounding", folder, options, WORLDS["detector"])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(folder / LINES, [self._line(truth) for truth in self._truths("detector")])
+        write(folder / ASKED, {"images": [], "descriptions": [], "annotations": []})
+        side = (self._size.detector_side, self._size.detector_side)
+        options = {"iterations": self._size.detector_steps, "lr": 2e-3, "batch_size": 8, "image_size": side}
+        trained("tiny_grounding", folder, folder, options, WORLDS["detector"])
         return folder / "model"
 
     def _line(self, truth: Truth) -> Line:
@@ -382,10 +342,3 @@ def _questions(folder: Path, scenes: Sequence[Truth]) -> Iterable[dict[str, Any]
 def _xywh(box: XYXY) -> list[float]:
     x1, y1, x2, y2 = box
     return [x1, y1, x2 - x1, y2 - y1]
-
-
-def _train(preset: str, folder: Path, options: dict[str, Any], seed: int) -> None:
-    from engine.training.launch import TrainJob, train
-
-    train(TrainJob(folder, folder, preset, options, seed), Silent())
-    (folder / "done").touch()

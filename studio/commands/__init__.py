@@ -1,0 +1,1 @@
+"""The commands of `winnow`, a module for each group of them; studio.cli puts them together."""
