@@ -661,9 +661,12 @@ def test_places_in_texts_follow_what_is_typed(page, address) -> None:
 # A whole session
 
 
-@pytest.mark.parametrize("decisions", [60, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_session_ends_with_exactly_the_decisions_made(browser, tmp_path: Path, decisions: int) -> None:
-    """By keyboard: a tenth is taken back, with a reload, a stretch offline, and a server that is killed and started again."""
+@pytest.mark.parametrize(("decisions", "offline"), [(60, 0.0), pytest.param(300, 60.0, marks=pytest.mark.slow)])
+def test_a_session_ends_with_exactly_the_decisions_made(
+    browser, tmp_path: Path, decisions: int, offline: float
+) -> None:
+    """By keyboard: a tenth is taken back, with a reload, a stretch offline (of so many seconds at least), and a server that is
+    killed and started again."""
     home = tmp_path / "home"
     store = Store(home)
     dataset = store.datasets.import_document(small_document(tmp_path / "files"), "session")
@@ -691,6 +694,8 @@ def test_a_session_ends_with_exactly_the_decisions_made(browser, tmp_path: Path,
             server.wait()
         elif number == 5 * sixth:
             server = serve(home, port)
+        if 2 * sixth <= number < 3 * sixth:
+            page.wait_for_timeout(1000 * offline / sixth)
         at = len(expected) - sum(decision == "undo" for _, decision in expected) * 2
         see(page, ids[at])
         key = rng.choice(list(keys))
