@@ -24,7 +24,9 @@ from db import schema
 from db.database import copy_database, sqlite_module
 from db.errors import WinnowError
 from db.migrate import schema_of
+from db.postgres import shown
 from db.records import Record
+from db.shared import Shared
 
 SUMS = "SHA256SUMS"
 DATABASE = "winnow.db"
@@ -55,13 +57,16 @@ class BadBackup(WinnowError):
 # Making one
 
 
-def backup(home: Path, target: Path, *, even_damaged: bool = False) -> Contents:
+def backup(home: Path, target: Path, shared: Shared = Shared(), *, even_damaged: bool = False) -> Contents:  # noqa: B008
     """Back a data folder up into a new file, readable by its owner only, while others work with it. The file is read again and
     checked before it gets its name.
 
     Raises BadBackup when files are damaged or missing; with `even_damaged` they are left out and named. Raises
-    WinnowError when there is nothing to back up, when `target` exists, and when the disk is full.
+    WinnowError when there is nothing to back up, when `target` exists, when the disk is full, and when the database or the
+    blobs lie elsewhere: half a backup would be taken for a whole one.
     """
+    if shared.database_url or shared.blobs_url:
+        raise WinnowError(_elsewhere(home, shared))
     if not (home / DATABASE).is_file():
         raise WinnowError(f"{home} holds no Winnow data; name its folder with --home.")
     if target.exists():
@@ -78,6 +83,18 @@ def backup(home: Path, target: Path, *, even_damaged: bool = False) -> Contents:
         contents = _unpack(draft, Path(place) / "read-again", keep=False)
         _publish(draft, target)
     return Contents(schema=contents.schema, files=contents.files, bytes=contents.bytes, left_out=tuple(faults))
+
+
+def _elsewhere(home: Path, shared: Shared) -> str:
+    """How to back up what several machines share."""
+    file = f"sqlite3 {home / DATABASE} '.backup winnow.copy'"
+    url = shared.database_url
+    database = f"pg_dump --format=custom --file=winnow.dump '{shown(url)}'" if url else file
+    blobs = "the blobs with the tools of their store" if shared.blobs_url else f"the folder {home / 'blobs'}"
+    return (
+        "This studio shares its data with other machines, so one file cannot hold it. Back up the database with "
+        f"`{database}`, then {blobs}, and the folders models, packs and prompts of {home}."
+    )
 
 
 def _fill(draft: Path, home: Path, place: Path) -> list[str]:

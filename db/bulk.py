@@ -6,7 +6,9 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select
 
 T = TypeVar("T")
 
@@ -16,6 +18,13 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
+
+
+def tuples(connection: Connection, query: Select[Any], values: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """The rows of a query as the driver gives them: no type is converted, and no row object made."""
+    with connection.execute(query, values or {}) as result:
+        assert result.cursor is not None
+        return list(result.cursor.fetchall())
 
 
 @contextmanager

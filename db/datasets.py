@@ -6,22 +6,24 @@ import builtins
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, select, type_coerce
-from sqlalchemy.types import NullType
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from db import schema
 from db.blobs import Blobs
-from db.bulk import batched, without_gc
+from db.bulk import batched, tuples, without_gc
 from db.codec import BoxRow, Firsts, box_of, pack, source_id_in, source_id_out, unpack
 from db.database import Database
-from db.document import BoxRows, Document
+from db.dialects import is_postgres, write_rows
+from db.document import BoxRows, Document, Stored
 from db.errors import BadDataset, NotFound, WinnowError
 from db.records import Box, Category, Dataset, Fault, Image, Phrase
 
 Progress = Callable[[int, int], None]
 CHUNK = 2000
+PAGE = 5000  # boxes of an export
 BULK = 4000  # rows handed to the driver at once
 
 
@@ -156,7 +158,7 @@ class Datasets:
             box = schema.box.c
             query = query.where(select(box.id).where(box.image_id == c.id, box.category_id == category_id).exists())
         with self._db.read() as connection:
-            return [_image(row) for row in connection.execute(query)]
+            return builtins.list(map(_image, tuples(connection, query)))
 
     def image_ids(self, dataset_id: int, split: str | None = None) -> builtins.list[int]:
         """The ids of all images, ascending; of one split when it is named."""
@@ -165,18 +167,27 @@ class Datasets:
         if split is not None:
             query = query.where(c.split == split)
         with self._db.read() as connection:
-            return [row.id for row in connection.execute(query)]
+            return [image_id for (image_id,) in tuples(connection, query)]
+
+    def last_ids(self, dataset_id: int) -> dict[str, int]:
+        """The largest ids in use in a data set, of "image", "box" and "phrase"; 0 for what it has none of."""
+        with self._db.read() as connection:
+            return {
+                table.name: connection.execute(_of_dataset(select(func.max(table.c.id)), table, dataset_id)).scalar()
+                or 0
+                for table in (schema.image, schema.box, schema.phrase)
+            }
 
     def image(self, image_id: int) -> Image:
-        return _image(self._one(schema.image, "image", image_id))
+        return _image(tuple(self._one(schema.image, "image", image_id)))
 
     def images_of(self, image_ids: Sequence[int]) -> dict[int, Image]:
         """Images by id; those that are gone are left out."""
         found: dict[int, Image] = {}
         with self._db.read() as connection:
             for part in batched(image_ids, CHUNK):
-                rows = connection.execute(select(schema.image).where(schema.image.c.id.in_(part)))
-                found |= {row.id: _image(row) for row in rows}
+                rows = tuples(connection, select(schema.image).where(schema.image.c.id.in_(part)))
+                found |= {row[0]: _image(row) for row in rows}
         return found
 
     def box(self, box_id: int) -> Box:
@@ -192,8 +203,8 @@ class Datasets:
         found: dict[int, builtins.list[Box]] = {image_id: [] for image_id in image_ids}
         with self._db.read() as connection:
             for part in batched(found, CHUNK):
-                for row in connection.execute(select(schema.box).where(c.image_id.in_(part)).order_by(c.id)):
-                    found[row.image_id].append(box_of(tuple(row)))
+                for row in tuples(connection, select(schema.box).where(c.image_id.in_(part)).order_by(c.id)):
+                    found[row[1]].append(box_of(row))
         return found
 
     def phrases_of(self, image_ids: Sequence[int]) -> dict[int, builtins.list[Phrase]]:
@@ -228,8 +239,8 @@ class Datasets:
             categories=self.categories(dataset_id),
             info=dataset.info,
             images=lambda: self._all_images(dataset_id, split),
-            boxes=BoxRows(lambda first: self._all_boxes(dataset_id, split)),
-            phrases=(lambda: self._all_phrases(dataset_id, split)) if dataset.phrases else (lambda: ()),
+            boxes=BoxRows(lambda first: chain.from_iterable(self._box_pages(dataset_id, split)), self.boxes_of),
+            phrases=Stored(lambda: self._all_phrases(dataset_id, split) if dataset.phrases else (), self.phrases_of),
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
@@ -243,7 +254,7 @@ class Datasets:
         for ids in batched(self.image_ids(dataset_id, split), 500):
             yield from _flat(self.phrases_of(ids))
 
-    def _all_boxes(self, dataset_id: int, split: str | None) -> Iterator[BoxRow]:
+    def _box_pages(self, dataset_id: int, split: str | None) -> Iterator[builtins.list[BoxRow]]:
         """In file order, which is the order of ids; those of a data set are all that lie between its first and its last."""
         c, image = schema.box.c, schema.image.c
         mine = [image.dataset_id == dataset_id] + ([] if split is None else [image.split == split])
@@ -252,16 +263,22 @@ class Datasets:
             first, last = connection.execute(
                 select(func.min(c.id), func.max(c.id)).select_from(joined).where(*mine)
             ).one()
-        query = select(*(type_coerce(column, NullType) for column in schema.box.columns))
+        query = select(schema.box)
         if split is not None:
             query = query.select_from(joined).where(*mine)
-        page = query.where(c.id > bindparam("after"), c.id <= bindparam("last")).order_by(c.id).limit(CHUNK)
+        page = query.where(c.id > bindparam("after"), c.id <= bindparam("last")).order_by(c.id).limit(PAGE)
         after = (first or 0) - 1
         while first is not None and after < last:
             with self._db.read() as connection:
-                rows = connection.execute(page, {"after": after, "last": last}).all()
-            yield from rows
+                rows = tuples(connection, page, {"after": after, "last": last})
+            yield rows
             after = rows[-1][0]
+
+
+def _of_dataset(query: Select[Any], table: Any, dataset_id: int) -> Select[Any]:
+    image = schema.image.c
+    joined = query if table is schema.image else query.join_from(table, schema.image, image.id == table.c.image_id)
+    return joined.where(image.dataset_id == dataset_id)
 
 
 def _flat(groups: dict[int, list[Phrase]]) -> Iterator[Phrase]:
@@ -303,19 +320,18 @@ def _insert(connection: Connection, document: Document, dataset_id: int, digests
 
 def _many(connection: Connection, table: Any, rows: Iterable[tuple[Any, ...]]) -> int:
     """Insert tuples in the order of the table's columns. Returns how many."""
-    columns = ", ".join(column.name for column in table.columns)
-    marks = ", ".join("?" * len(table.columns))
     count = 0
     for part in batched(rows, BULK):
-        connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", part)
+        write_rows(connection, table, part)
         count += len(part)
     return count
 
 
 @contextmanager
 def _indexes_later(connection: Connection, table: Any) -> Iterator[None]:
-    """For the first bulk into an empty table: build the indexes once, afterwards. Part of the same transaction."""
-    empty = connection.execute(select(table.c.id).limit(1)).first() is None
+    """For the first bulk into an empty table: build the indexes once, afterwards. Part of the same transaction; on PostgreSQL it
+    would shut readers out."""
+    empty = not is_postgres(connection) and connection.execute(select(table.c.id).limit(1)).first() is None
     for index in table.indexes if empty else ():
         index.drop(connection)
     yield
@@ -378,8 +394,8 @@ def _category(row: Row[Any]) -> Category:
     return Category(**{**values, "source_id": source_id_in(row.source_id), "extra": unpack(row.extra, {})})
 
 
-def _image(row: Row[Any]) -> Image:
-    key, dataset_id, split, source, file_name, width, height, digest, extra = tuple(row)
+def _image(row: tuple[Any, ...]) -> Image:
+    key, dataset_id, split, source, file_name, width, height, digest, extra = row
     return Image(
         id=key,
         dataset_id=dataset_id,

@@ -11,21 +11,37 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from db.bulk import batched
 from db.codec import BoxRow, Firsts, box_of, box_row
-from db.records import Box, Category, Fault, Image, Phrase
+from db.records import Box, Category, Fault, Image, Phrase, Record
 from db.spool import in_order
 
 Sample = tuple[Image, list[Box], list[Phrase]]
+R = TypeVar("R", bound=Record)
+Of = Callable[[list[int]], dict[int, list[R]]]
+"""The records of some images, by the ids of these: an empty list for an image without any."""
+
+TOGETHER = 500  # images whose boxes and phrases are in memory at once
+
+
+class Stored(Generic[R]):
+    """Records that a store can look up by image (`of`). Called, it gives all of them, in ascending order."""
+
+    def __init__(self, records: Callable[[], Iterable[R]], of: Of[R]) -> None:
+        self._records, self.of = records, of
+
+    def __call__(self) -> Iterable[R]:
+        return self._records()
 
 
 class BoxRows:
     """Boxes that are rows of the table already. Called, it gives records; the bulk of an import or an export takes the
     rows as they are, and saves the time of making a record of each."""
 
-    def __init__(self, rows: Callable[[Firsts], Iterator[BoxRow]]) -> None:
-        self._rows = rows
+    def __init__(self, rows: Callable[[Firsts], Iterator[BoxRow]], of: Of[Box] | None = None) -> None:
+        self._rows, self.of = rows, of
 
     def __call__(self) -> Iterator[Box]:
         return map(box_of, self._rows(Firsts()))
@@ -56,10 +72,17 @@ class Document:
 
     def samples(self) -> Iterator[Sample]:
         """Images with what belongs to them, for formats that write image by image. Not all is in memory at once."""
-        boxes = _Groups(self.boxes, Box)
-        phrases = _Groups(self.phrases, Phrase)
-        for image in self.images():
-            yield image, boxes.of(image.id), phrases.of(image.id)
+        boxes_of: Of[Box] = _by_image(self.boxes, Box)
+        phrases_of: Of[Phrase] = _by_image(self.phrases, Phrase)
+        for images in batched(self.images(), TOGETHER):
+            ids = [image.id for image in images]
+            boxes, phrases = boxes_of(ids), phrases_of(ids)
+            yield from ((image, boxes[image.id], phrases[image.id]) for image in images)
+
+
+def _by_image(stream: Callable[[], Iterable[Any]], kind: type[Any]) -> Of[Any]:
+    own = stream.of if isinstance(stream, BoxRows | Stored) else None
+    return own or _Groups(stream, kind).of
 
 
 class _Groups:
@@ -72,7 +95,11 @@ class _Groups:
         self._records: Iterable[Any]
         self._image, self._records = next(self._groups, (None, ()))
 
-    def of(self, image_id: int) -> list[Any]:
+    def of(self, image_ids: list[int]) -> dict[int, list[Any]]:
+        """Those of the next images."""
+        return {image_id: self._next(image_id) for image_id in image_ids}
+
+    def _next(self, image_id: int) -> list[Any]:
         """Those of one image; those of images before it that nobody asked for are passed over."""
         while self._image is not None and self._image < image_id:
             self._image, self._records = next(self._groups, (None, ()))

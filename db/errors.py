@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from db.records import Fault
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class WinnowError(Exception):
@@ -21,6 +24,29 @@ class NotFound(WinnowError):
 
 class Conflict(WinnowError):
     """Somebody else changed the thing in the meantime; nothing was written."""
+
+
+class Unwritable(WinnowError):
+    """Nothing can be stored at the moment, and nothing was; the same again may go well later."""
+
+
+class DiskFull(Unwritable):
+    """There is no room for it."""
+
+
+class Busy(Unwritable):
+    """Another process holds the database."""
+
+
+class Unreachable(Unwritable):
+    """The server of the database, or of the blobs, does not answer now."""
+
+
+def not_written(error: OSError, what: str) -> WinnowError:
+    """What a failed write means to a person; `what` could not be done."""
+    if error.errno in NO_ROOM:
+        return DiskFull(f"{what}: the disk is full ({error.strerror}). Free some space and try again.")
+    return WinnowError(f"{what}: {error.strerror or error}.")
 
 
 class LostLease(WinnowError):

@@ -14,12 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, text, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
 
 from db import schema
 from db.codec import pack, unpack
 from db.database import Database
+from db.dialects import insert, seconds_now
 from db.errors import LostLease, NotFound, WinnowError
 from db.records import LogLine, Metric, Run, RunKind, Shard, State, Worker
 
@@ -33,7 +33,7 @@ NO_LEASE = {"lease_owner": None, "lease_until": None}
 
 def database_clock(connection: Connection) -> float:
     """POSIX seconds by the clock of the database, the only one that leases are measured with."""
-    return connection.execute(text("SELECT (julianday('now') - 2440587.5) * 86400.0")).scalar_one()
+    return connection.execute(select(seconds_now())).scalar_one()
 
 
 def check_fence(connection: Connection, shard: Shard) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Integer, Row, Select, and_, cast, delete, exists, func, literal, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Row, Select, and_, delete, exists, func, literal, select
 
 from db import schema
 from db.codec import unpack
 from db.database import Database
+from db.dialects import insert, whole
 from db.errors import WinnowError
 from db.records import Decision, Verdict
 
@@ -29,7 +29,7 @@ LEASE = 120.0  # seconds; a page that is open renews it every third of that
 UNDECIDED = ("skip", "flag")  # decisions for neither side
 SIDES = {"accept": 1, "edit": 1, "reject": -1}
 FOLDS = 4096  # of the rank in [0, 1): what is left over is as random as the rank, and independent of its order
-FRACTION = c.shuffle * FOLDS - cast(c.shuffle * FOLDS, Integer)
+FRACTION = c.shuffle * FOLDS - whole(c.shuffle * FOLDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,8 @@ class People:
                 .having(func.count() == 1)
             )
             columns = ["candidate_id", "dataset_id", "reviewer"]
-            return connection.execute(insert(schema.second_look).from_select(columns, once)).rowcount
+            connection.execute(insert(schema.second_look).from_select(columns, once))
+            return connection.execute(select(func.count()).where(second.dataset_id == dataset_id)).scalar_one()
 
     def second_looks(self, dataset_id: int, reviewer: str, limit: int) -> list[int]:
         """Candidates that somebody else decided, that this person is to decide without knowing how, and that nobody has on the
@@ -137,11 +138,10 @@ class People:
 
     def versions(self, ids: Sequence[int]) -> dict[int, tuple[int, str]]:
         """Candidate -> (id of its latest verdict, who gave it), for those that have any."""
-        query = (
-            select(v.candidate_id, v.reviewer, func.max(v.id)).where(v.candidate_id.in_(ids)).group_by(v.candidate_id)
-        )
+        latest = select(func.max(v.id)).where(v.candidate_id.in_(ids)).group_by(v.candidate_id)
         with self._db.read() as connection:
-            return {candidate: (latest, name) for candidate, name, latest in connection.execute(query)}
+            rows = connection.execute(select(v.candidate_id, v.id, v.reviewer).where(v.id.in_(latest)))
+            return {candidate: (number, name) for candidate, number, name in rows}
 
     def votes(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:
         """Candidate -> person -> standing decision."""
@@ -202,13 +202,13 @@ def standing(log: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _latest(dataset_id: int) -> Select[Any]:
-    """The standing decision of each person on each candidate: SQLite takes the other columns from the row of the maximum."""
+    """The standing decision of each person on each candidate: (candidate_id, reviewer, decision, at, act, id)."""
     undo = schema.verdict.alias()
     undone = exists().where(undo.c.undoes == v.op_id, undo.c.candidate_id == v.candidate_id)
     mine = and_(c.id == v.candidate_id, c.dataset_id == dataset_id)
-    columns = (v.candidate_id, v.reviewer, v.decision, v.at, v.act)
-    query = select(*columns, func.max(v.id).label("id")).join(schema.candidate, mine)
-    return query.where(v.decision != "undo", ~undone).group_by(v.candidate_id, v.reviewer)
+    last = select(func.max(v.id)).join(schema.candidate, mine).where(v.decision != "undo", ~undone)
+    columns = (v.candidate_id, v.reviewer, v.decision, v.at, v.act, v.id)
+    return select(*columns).where(v.id.in_(last.group_by(v.candidate_id, v.reviewer)))
 
 
 # Projections

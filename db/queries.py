@@ -19,7 +19,9 @@ from sqlalchemy import (
     Select,
     and_,
     case,
+    cast,
     exists,
+    func,
     literal,
     not_,
     or_,
@@ -28,9 +30,12 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy import text as sql_text
+from sqlalchemy.dialects import postgresql
 
 from db import schema
+from db.dialects import is_postgres
 from db.errors import WinnowError
+from db.postgres import phrase
 from db.records import Kind, Policy, Record, Rule, Term
 
 c = schema.candidate.c
@@ -317,21 +322,29 @@ def _passes(rule: Rule) -> ColumnElement[bool]:
     return and_(*bounds) if bounds else value >= literal(-math.inf)
 
 
-def search(text: str) -> Select[Any] | None:
+def search(connection: Connection, text: str) -> Select[Any] | None:
     """A query of the ids of all candidates whose texts hold the words, None when no word is asked for.
 
     Every word may go on; what stands in double quotes is looked for as it stands. Marks and capitals make no difference.
     """
-    wanted = [
-        f'"{quoted}"' if quoted else f'"{word}"*'
-        for quoted, word in _WORDS.findall(text)
-        if _LETTER.search(quoted or word)
-    ]
+    wanted = [term for term in _TERMS.findall(text) if _LETTER.search("".join(term))]
     if not wanted:
         return None
-    found = sql_text("SELECT rowid AS id FROM candidate_text WHERE candidate_text MATCH :words")
-    return select(found.bindparams(words=" ".join(wanted)).columns(id=Integer).subquery().c.id)
+    return _in_postgres(wanted) if is_postgres(connection) else _in_sqlite(wanted)
 
 
-_WORDS = re.compile(r'"([^"]*)"?|([^\s"]+)')
+_TERMS = re.compile(r'"([^"]*)"?|([^\s"]+)')  # (quoted, "") or ("", word)
 _LETTER = re.compile(r"\w")
+
+
+def _in_sqlite(terms: Sequence[tuple[str, str]]) -> Select[Any]:
+    words = " ".join(f'"{quoted}"' if quoted else f'"{word}"*' for quoted, word in terms)
+    found = sql_text("SELECT rowid AS id FROM candidate_text WHERE candidate_text MATCH :words").bindparams(words=words)
+    return select(found.columns(id=Integer).subquery().c.id)
+
+
+def _in_postgres(terms: Sequence[tuple[str, str]]) -> Select[Any]:
+    words = [phrase(quoted or word, goes_on=not quoted) for quoted, word in terms]
+    asked = cast(" & ".join(word for word in words if word), postgresql.TSQUERY)
+    indexed = or_(c.text_before.is_not(None), c.text_after.is_not(None))
+    return select(c.id).where(indexed, func.winnow_words(c.text_before, c.text_after).op("@@")(asked))

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, Select, Text, and_, bindparam, case, cast, exists, func, literal, or_, select
-from sqlalchemy.dialects.sqlite import insert
 
 from db import schema
 from db.bulk import batched
@@ -24,6 +23,7 @@ from db.codec import pack, unpack
 from db.columns import ACCEPT, PENDING, REJECT, UNSEEN, Columns, Table, log_changes
 from db.columns import automatic as automatic_of
 from db.database import Database
+from db.dialects import insert
 from db.errors import NotFound, WinnowError
 from db.ledger import check_fence, database_clock
 from db.people import double_share, is_double, project, record, standing
@@ -246,7 +246,7 @@ class Review:
             shown &= automatic_of(table, self.policies(self._dataset_of(queue))) == SAYS[queue.says]
         with self._db.read() as connection:
             _require_selection(connection, queue)
-            for query in _listed(queue):
+            for query in _listed(connection, queue):
                 shown &= among(table.ids, _ids(connection, query))
         return shown
 
@@ -421,7 +421,8 @@ class Review:
             c.dataset_id == dataset_id,
         )
         newest = func.max(table.id)
-        columns = (table.act, table.decision, table.reviewer, func.max(table.at).label("at"))
+        same = (func.min(column).label(column.name) for column in (table.decision, table.reviewer))  # in all of an act
+        columns = (table.act, *same, func.max(table.at).label("at"))
         counts = (func.count().label("verdicts"), func.count(case((~undone, 1))).label("standing"))
         query = select(*columns, *counts).join(schema.candidate, c.id == table.candidate_id).where(*mine)
         with self._db.read() as connection:
@@ -565,9 +566,9 @@ def _within(table: Table, span: Span) -> NDArray[np.bool_]:
     return (values >= low) & (values <= high)
 
 
-def _listed(queue: Queue) -> Iterator[Select[Any]]:
+def _listed(connection: Connection, queue: Queue) -> Iterator[Select[Any]]:
     """Queries of ids that the candidates must all be among: for what is not in the columns."""
-    if queue.text and (found := search(queue.text)) is not None:
+    if queue.text and (found := search(connection, queue.text)) is not None:
         yield found
     beyond = any(one is not None for one in (queue.selection, queue.strategy, queue.audit))
     if beyond or (queue.human != "any" and not _fresh(queue)):

@@ -1,7 +1,7 @@
 """The tables. Migrations build them; a test asserts that migrating an empty file gives exactly this.
 
 JSON lives in BLOB columns as UTF-8 bytes (written and read by msgspec), times are POSIX seconds, source ids are JSON
-scalars in text so that 7 and "7" stay apart.
+scalars in text so that 7 and "7" stay apart. PostgreSQL gets the same tables (`db/postgres.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
 )
+
+from db.dialects import Words
 
 metadata = MetaData()
 Id = BigInteger().with_variant(Integer, "sqlite")
@@ -41,8 +42,8 @@ dataset = Table(
     "dataset",
     metadata,
     _id(),
-    Column("name", Text, nullable=False, unique=True),
-    Column("format", Text, nullable=False),
+    Column("name", Words, nullable=False, unique=True),
+    Column("format", Words, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("images", Integer, nullable=False),
     Column("boxes", Integer, nullable=False),
@@ -55,10 +56,10 @@ quarantine = Table(
     metadata,
     _id(),
     _ref("dataset_id", "dataset.id"),
-    Column("file", Text, nullable=False),
-    Column("item", Text, nullable=False),
-    Column("seen", Text, nullable=False),
-    Column("expected", Text, nullable=False),
+    Column("file", Words, nullable=False),
+    Column("item", Words, nullable=False),
+    Column("seen", Words, nullable=False),
+    Column("expected", Words, nullable=False),
     Index("quarantine_dataset", "dataset_id"),
 )
 
@@ -67,12 +68,12 @@ image = Table(
     metadata,
     _id(),
     _ref("dataset_id", "dataset.id"),
-    Column("split", Text, nullable=False),
-    Column("source_id", Text),
-    Column("file_name", Text, nullable=False),
+    Column("split", Words, nullable=False),
+    Column("source_id", Words),
+    Column("file_name", Words, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
-    Column("digest", Text),
+    Column("digest", Words),
     _json("extra"),
     Index("image_dataset", "dataset_id", "split", "id"),
 )
@@ -82,9 +83,9 @@ category = Table(
     metadata,
     _id(),
     _ref("dataset_id", "dataset.id"),
-    Column("source_id", Text),
-    Column("name", Text, nullable=False),
-    Column("frequency", Text),
+    Column("source_id", Words),
+    Column("name", Words, nullable=False),
+    Column("frequency", Words),
     _json("extra"),
     Index("category_dataset", "dataset_id", "id"),
 )
@@ -95,7 +96,7 @@ box = Table(
     _id(),
     _ref("image_id", "image.id"),
     _ref("category_id", "category.id", nullable=True),
-    Column("source_id", Text),
+    Column("source_id", Words),
     *(Column(name, Float, nullable=False) for name in ("x1", "y1", "x2", "y2")),
     *(Column(name, Float) for name in ("w", "h", "area")),
     Column("crowd", Boolean, nullable=False),
@@ -111,7 +112,7 @@ phrase = Table(
     _id(),
     _ref("image_id", "image.id"),
     _ref("parent_id", "phrase.id", nullable=True),
-    Column("text", Text, nullable=False),
+    Column("text", Words, nullable=False),
     Column("holds", Boolean, nullable=False),
     _json("spans"),
     _json("extra"),
@@ -132,7 +133,7 @@ policy = Table(
     "policy",
     metadata,
     _id(),
-    Column("name", Text, nullable=False),
+    Column("name", Words, nullable=False),
     Column("version", Integer, nullable=False),
     _json("rules", nullable=False),
     Column("created_at", Float, nullable=False),
@@ -143,14 +144,14 @@ run = Table(
     "run",
     metadata,
     _id(),
-    Column("kind", Text, nullable=False),
-    Column("title", Text, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("kind", Words, nullable=False),
+    Column("title", Words, nullable=False),
+    Column("state", Words, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("seed", Id, nullable=False),
     _ref("dataset_id", "dataset.id", nullable=True),
     _ref("after_id", "run.id", nullable=True, cascade=False),
-    Column("recipe", Text, nullable=False),
+    Column("recipe", Words, nullable=False),
     _json("options", nullable=False),
     _json("versions", nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
@@ -160,7 +161,7 @@ run = Table(
     Column("done", Integer, nullable=False),
     Column("total", Integer, nullable=False),
     _json("result", nullable=False),
-    Column("error", Text),
+    Column("error", Words),
     Index("run_state", "state", "id"),
 )
 
@@ -170,15 +171,15 @@ shard = Table(
     _id(),
     _ref("run_id", "run.id"),
     Column("number", Integer, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", Words, nullable=False),
     _json("payload", nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("fence", Integer, nullable=False),
-    Column("lease_owner", Text),
+    Column("lease_owner", Words),
     Column("lease_until", Float),
     Column("done", Integer, nullable=False),
     Column("total", Integer, nullable=False),
-    Column("error", Text),
+    Column("error", Words),
     UniqueConstraint("run_id", "number", name="shard_run_number"),
     Index("shard_state", "state", "lease_until"),
 )
@@ -189,8 +190,8 @@ log = Table(
     _id(),
     _ref("run_id", "run.id"),
     Column("at", Float, nullable=False),
-    Column("level", Text, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("level", Words, nullable=False),
+    Column("text", Words, nullable=False),
     Column("shard", Integer),
     Index("log_run", "run_id", "id"),
 )
@@ -198,7 +199,7 @@ log = Table(
 worker = Table(
     "worker",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", Words, primary_key=True),
     Column("seen_at", Float, nullable=False),
     _ref("run_id", "run.id", nullable=True),
 )
@@ -207,7 +208,7 @@ metric = Table(
     "metric",
     metadata,
     Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("name", Words, primary_key=True),
     Column("step", Integer, primary_key=True),
     Column("value", Float, nullable=False),
     Column("at", Float, nullable=False),
@@ -221,22 +222,22 @@ candidate = Table(
     _ref("run_id", "run.id"),
     _ref("dataset_id", "dataset.id"),
     _ref("image_id", "image.id"),
-    Column("target", Text, nullable=False),
+    Column("target", Words, nullable=False),
     Column("variant", Integer, nullable=False),
-    Column("kind", Text, nullable=False),
+    Column("kind", Words, nullable=False),
     Column("seed", Id, nullable=False),
     _ref("category_id", "category.id", nullable=True),
     _ref("box_id", "box.id", nullable=True),
     _ref("phrase_id", "phrase.id", nullable=True),
     *(Column(name, Float) for name in ("x1", "y1", "x2", "y2")),
-    Column("text_before", Text),
-    Column("text_after", Text),
-    Column("digest", Text),
+    Column("text_before", Words),
+    Column("text_after", Words),
+    Column("digest", Words),
     _json("detail"),
     Column("created_at", Float, nullable=False),
     Column("shuffle", Float, nullable=False),  # a fixed pseudo-random rank, for the random order of review
-    Column("human", Text),  # projection of the verdict log: the standing human decision
-    Column("strategy", Text),  # how the writer was told to go about it; from `detail`, to be searched by
+    Column("human", Words),  # projection of the verdict log: the standing human decision
+    Column("strategy", Words),  # how the writer was told to go about it; from `detail`, to be searched by
     UniqueConstraint("run_id", "target", "variant", name="candidate_key"),
     Index("candidate_queue", "dataset_id", "human", "id"),
     Index("candidate_random", "dataset_id", "human", "shuffle", "id"),
@@ -251,9 +252,9 @@ score = Table(
     "score",
     metadata,
     Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
-    Column("filter", Text, primary_key=True),
+    Column("filter", Words, primary_key=True),
     Column("value", Float),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Index("score_value", "filter", "value", "candidate_id"),
     sqlite_with_rowid=False,
 )
@@ -262,15 +263,15 @@ verdict = Table(
     "verdict",
     metadata,
     _id(),
-    Column("op_id", Text, nullable=False, unique=True),
+    Column("op_id", Words, nullable=False, unique=True),
     _ref("candidate_id", "candidate.id"),
-    Column("decision", Text, nullable=False),
-    Column("reviewer", Text, nullable=False),
-    Column("reason", Text),
+    Column("decision", Words, nullable=False),
+    Column("reviewer", Words, nullable=False),
+    Column("reason", Words),
     _json("edit"),
-    Column("undoes", Text),
+    Column("undoes", Words),
     Column("at", Float, nullable=False),
-    Column("act", Text),  # verdicts given together: one act, taken back as one
+    Column("act", Words),  # verdicts given together: one act, taken back as one
     Index("verdict_candidate", "candidate_id", "id"),
     Index("verdict_undoes", "undoes"),
     Index("verdict_act", "act", "id"),
@@ -291,7 +292,7 @@ change = Table(  # which candidates a transaction touched, for what is kept in m
 selection = Table(  # candidates that somebody picked out, to look at them in Review
     "selection",
     metadata,
-    Column("token", Text, primary_key=True),
+    Column("token", Words, primary_key=True),
     Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
     Index("selection_candidate", "candidate_id"),
     sqlite_with_rowid=False,
@@ -304,7 +305,7 @@ audit = Table(
     _ref("dataset_id", "dataset.id"),
     _ref("policy_id", "policy.id", cascade=False),
     _ref("run_id", "run.id", nullable=True),
-    Column("design", Text, nullable=False),
+    Column("design", Words, nullable=False),
     Column("size", Integer, nullable=False),
     Column("population", Integer, nullable=False),
     Column("seed", Id, nullable=False),
@@ -332,10 +333,10 @@ image_edit = Table(  # what people corrected in the annotations of an image: who
     "image_edit",
     metadata,
     _id(),
-    Column("op_id", Text, nullable=False, unique=True),
+    Column("op_id", Words, nullable=False, unique=True),
     _ref("image_id", "image.id"),
     Column("number", Integer, nullable=False),
-    Column("reviewer", Text, nullable=False),
+    Column("reviewer", Words, nullable=False),
     _json("annotations", nullable=False),
     Column("at", Float, nullable=False),
     UniqueConstraint("image_id", "number", name="image_edit_number"),
@@ -345,10 +346,10 @@ snapshot = Table(
     "snapshot",
     metadata,
     _id(),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", Words, nullable=False, unique=True),
     _ref("dataset_id", "dataset.id"),
     _ref("policy_id", "policy.id", nullable=True, cascade=False),
-    Column("digest", Text, nullable=False),
+    Column("digest", Words, nullable=False),
     _json("counts", nullable=False),
     Column("created_at", Float, nullable=False),
 )
@@ -357,7 +358,7 @@ lease = Table(  # who has a candidate on the screen, and until when nobody else 
     "lease",
     metadata,
     Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
-    Column("reviewer", Text, nullable=False),
+    Column("reviewer", Words, nullable=False),
     Column("until", Float, nullable=False),
     Index("lease_until", "until"),
 )
@@ -368,7 +369,7 @@ second_look = (
         metadata,
         Column("candidate_id", Id, ForeignKey("candidate.id", ondelete="CASCADE"), primary_key=True),
         _ref("dataset_id", "dataset.id"),
-        Column("reviewer", Text, nullable=False),
+        Column("reviewer", Words, nullable=False),
         Index("second_look_dataset", "dataset_id", "candidate_id"),
     )
 )
@@ -393,8 +394,8 @@ saved_view = Table(
     metadata,
     _id(),
     _ref("dataset_id", "dataset.id"),
-    Column("name", Text, nullable=False),
-    Column("query", Text, nullable=False),  # as it stands in the address of the page
+    Column("name", Words, nullable=False),
+    Column("query", Words, nullable=False),  # as it stands in the address of the page
     Column("created_at", Float, nullable=False),
     UniqueConstraint("dataset_id", "name", name="saved_view_name"),
 )
@@ -403,9 +404,9 @@ account = Table(
     "account",
     metadata,
     _id(),
-    Column("name", Text, nullable=False, unique=True),
-    Column("role", Text, nullable=False),
-    Column("password", Text, nullable=False),  # a scrypt hash with its salt: see `db/users.py`
+    Column("name", Words, nullable=False, unique=True),
+    Column("role", Words, nullable=False),
+    Column("password", Words, nullable=False),  # a scrypt hash with its salt: see `db/users.py`
     Column("one_time", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
 )
@@ -413,7 +414,7 @@ account = Table(
 session = Table(
     "session",
     metadata,
-    Column("digest", Text, primary_key=True),  # of the token that the browser has
+    Column("digest", Words, primary_key=True),  # of the token that the browser has
     _ref("account_id", "account.id"),
     Column("created_at", Float, nullable=False),
     Column("until", Float, nullable=False),
@@ -425,10 +426,10 @@ trail = Table(  # who did what; triggers refuse every change of a line
     metadata,
     _id(),
     Column("at", Float, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("action", Text, nullable=False),
+    Column("actor", Words, nullable=False),
+    Column("action", Words, nullable=False),
     Column("status", Integer, nullable=False),
-    Column("request", Text, nullable=False),
+    Column("request", Words, nullable=False),
     Index("trail_actor", "actor", "id"),
 )
 

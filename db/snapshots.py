@@ -7,9 +7,13 @@ Nothing in it depends on a clock, so freezing the same selection twice gives the
 from __future__ import annotations
 
 import builtins
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import chain
+from operator import attrgetter
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import msgspec
 from sqlalchemy import Row, select
@@ -19,14 +23,17 @@ from db.blobs import Blobs
 from db.codec import pack, unpack
 from db.database import Database
 from db.datasets import Datasets
-from db.document import Document
+from db.document import Document, Stored
 from db.edits import Annotations, Edits, with_presence
-from db.errors import NotFound, WinnowError
+from db.errors import NotFound, WinnowError, not_written
 from db.formats.coco import numbered
 from db.formats.lvis import NEGATIVE, PARTIAL
 from db.queries import Policies
 from db.records import WHOLE, Box, Candidate, Category, Content, Image, Kind, Phrase, Record, Snapshot
 from db.review import Review
+from db.spool import in_order
+
+R = TypeVar("R", bound=Record)
 
 
 class Header(Record, frozen=True, kw_only=True):
@@ -65,10 +72,19 @@ class Snapshots:
             info=dataset.info,
         )
         accepted = None if policies is None else list(self._review.accepted(dataset_id, policies))
-        samples = list(self._samples(dataset_id, accepted))
-        manifest = b"\n".join(msgspec.json.encode(line) for line in (header, *samples))
         policy_ids = {policy.id for policy in (policies or {}).values()}
-        return self._save(name, dataset_id, self._blobs.put(manifest), _counts(samples), max(policy_ids, default=None))
+        digest, counts = self._put(header, self._samples(dataset_id, accepted))
+        return self._save(name, dataset_id, digest, counts, max(policy_ids, default=None))
+
+    def _put(self, header: Header, samples: Iterable[Sample]) -> tuple[str, dict[str, int]]:
+        """Store the manifest; no more than one sample is an object at a time. Returns its digest and what it counts."""
+        try:
+            with tempfile.TemporaryFile(prefix="winnow-") as file:
+                counts = _write(file, header, samples)
+                file.seek(0)
+                return self._blobs.put(file.read()), counts
+        except OSError as error:
+            raise not_written(error, "The snapshot was not frozen") from error
 
     def list(self, dataset_id: int | None = None) -> builtins.list[Snapshot]:
         """Newest first."""
@@ -87,22 +103,20 @@ class Snapshots:
         return _snapshot(row)
 
     def samples(self, snapshot: Snapshot) -> tuple[Header, builtins.list[Sample]]:
-        first, *lines = self._blobs.get(snapshot.digest).split(b"\n")
-        return msgspec.json.decode(first, type=Header), [msgspec.json.decode(line, type=Sample) for line in lines]
+        manifest = _Manifest(self._blobs.path(snapshot.digest))
+        return manifest.header, list(manifest.read(Sample))
 
     def document(self, snapshot: Snapshot, split: str | None = None) -> Document:
-        """The snapshot as something a format can write; of one split only when it is named."""
-        header, samples = self.samples(snapshot)
-        chosen = [sample for sample in samples if split is None or sample.image.split == split]
+        """The snapshot as something a format can write; of one split only when it is named. Read line by line: memory
+        does not grow with its size."""
+        manifest = _Manifest(self._blobs.path(snapshot.digest), split)
         return Document(
-            format=header.format,
-            categories=list(header.categories),
-            info=header.info,
-            images=lambda: [sample.image for sample in chosen],
-            boxes=lambda: sorted((box for sample in chosen for box in sample.boxes), key=lambda box: box.id),
-            phrases=lambda: sorted(
-                (phrase for sample in chosen for phrase in sample.phrases), key=lambda phrase: phrase.id
-            ),
+            format=manifest.header.format,
+            categories=list(manifest.header.categories),
+            info=manifest.header.info,
+            images=lambda: (sample.image for sample in manifest.read(_Pictured)),
+            boxes=Stored(lambda: in_order(manifest.boxes, Box, attrgetter("id")), manifest.boxes_of),
+            phrases=Stored(lambda: in_order(manifest.phrases, Phrase, attrgetter("id")), manifest.phrases_of),
             file_of=lambda image: self._blobs.path(image.digest) if image.digest else None,
         )
 
@@ -110,13 +124,18 @@ class Snapshots:
         """The real images, with accepted negative texts, without those that were judged and not accepted; then one synthetic
         image per accepted painting, and those that were made from words. Of None every real image as it is."""
         document = self._datasets.document(dataset_id)
-        real = {i.id: Sample(image=i, boxes=tuple(b), phrases=tuple(p)) for i, b, p in document.samples()}
-        ids = Ordinals(real.values())
+        ids = Ordinals(self._datasets.last_ids(dataset_id))
         numbers = numbered((category.id, category.source_id) for category in document.categories)
-        for image_id, version in self._edits.corrected_in(dataset_id).items():
-            real[image_id] = corrected_sample(real[image_id], version.annotations, numbers, ids)
+        corrected = {
+            image_id: corrected_sample(self._real(image_id), version.annotations, numbers, ids)
+            for image_id, version in self._edits.corrected_in(dataset_id).items()
+        }
+        real = (
+            corrected.get(image.id) or Sample(image=image, boxes=tuple(boxes), phrases=tuple(phrases))
+            for image, boxes, phrases in document.samples()
+        )
         if accepted is None:
-            yield from real.values()
+            yield from real
             return
         texts: dict[int, builtins.list[Candidate]] = {}
         for candidate in accepted:
@@ -125,16 +144,27 @@ class Snapshots:
         whole = [candidate for candidate in accepted if candidate.kind in WHOLE]
         kept = {candidate.image_id: candidate for candidate in whole if candidate.digest is None}
         refused = self._review.images_judged(dataset_id) - kept.keys()
-        for image_id, sample in real.items():
+        for sample in real:
+            image_id = sample.image.id
             if image_id in kept:
                 yield stated_sample(sample, kept[image_id], self._edit(kept[image_id]), ids)
             elif image_id not in refused:
                 yield with_negatives(sample, [(c, self._edit(c)) for c in texts.get(image_id, [])], ids)
         for group in _pictures(accepted):
-            yield painted_sample(real[group[0].image_id], [(c, self._edit(c)) for c in group], numbers, ids)
+            source = corrected.get(group[0].image_id) or self._real(group[0].image_id)
+            yield painted_sample(source, [(c, self._edit(c)) for c in group], numbers, ids)
         for candidate in whole:
             if candidate.digest is not None:
-                yield made_sample(real[candidate.image_id].image, candidate, self._edit(candidate), ids)
+                origin = self._datasets.image(candidate.image_id)
+                yield made_sample(origin, candidate, self._edit(candidate), ids)
+
+    def _real(self, image_id: int) -> Sample:
+        """An image of the data set as it was imported."""
+        return Sample(
+            image=self._datasets.image(image_id),
+            boxes=tuple(self._datasets.boxes_of([image_id])[image_id]),
+            phrases=tuple(self._datasets.phrases_of([image_id])[image_id]),
+        )
 
     def _edit(self, candidate: Candidate) -> dict[str, Any]:
         """The corrections of the person who accepted it with changes."""
@@ -156,13 +186,10 @@ class Snapshots:
 
 
 class Ordinals:
-    """Fresh ids for what a snapshot adds; they follow all ids of the data set."""
+    """Fresh ids for what a snapshot adds; they follow the last ids of the data set."""
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self._last = {"image": 0, "box": 0, "phrase": 0}
-        for sample in samples:
-            for kind, items in (("image", (sample.image,)), ("box", sample.boxes), ("phrase", sample.phrases)):
-                self._last[kind] = max([self._last[kind], *(item.id for item in items)])
+    def __init__(self, last: dict[str, int]) -> None:
+        self._last = dict(last)
 
     def next(self, kind: str) -> int:
         self._last[kind] += 1
@@ -341,14 +368,65 @@ def _edit_type(candidate: Candidate, edit: dict[str, Any]) -> dict[str, str]:
     return {"edit_type": known} if known and not edit.get("text_after") else {}
 
 
-def _counts(samples: list[Sample]) -> dict[str, int]:
-    synthetic = [sample for sample in samples if sample.image.extra.get("synthetic")]
-    return {
-        "images": len(samples),
-        "synthetic": len(synthetic),
-        "boxes": sum(len(sample.boxes) for sample in samples),
-        "negatives": sum(not phrase.holds for sample in samples for phrase in sample.phrases),
-    }
+def _write(file: IO[bytes], header: Header, samples: Iterable[Sample]) -> dict[str, int]:
+    counts = dict.fromkeys(("images", "synthetic", "boxes", "negatives"), 0)
+    encode = msgspec.json.Encoder().encode
+    file.write(encode(header))
+    for sample in samples:
+        file.write(b"\n" + encode(sample))
+        counts["images"] += 1
+        counts["synthetic"] += bool(sample.image.extra.get("synthetic"))
+        counts["boxes"] += len(sample.boxes)
+        counts["negatives"] += sum(not phrase.holds for phrase in sample.phrases)
+    return counts
+
+
+class _Pictured(Record, frozen=True, kw_only=True):
+    image: Image
+
+
+class _Boxed(Record, frozen=True, kw_only=True):
+    boxes: tuple[Box, ...] = ()
+
+
+class _Told(Record, frozen=True, kw_only=True):
+    phrases: tuple[Phrase, ...] = ()
+
+
+class _Manifest:
+    """The lines of a snapshot, or of a split of it, found by image. Of a line only what is asked for becomes objects."""
+
+    def __init__(self, path: Path, split: str | None = None) -> None:
+        self._path = path
+        self._places: dict[int, int] = {}  # of lines, in order
+        with path.open("rb") as file:
+            self.header = msgspec.json.decode(file.readline(), type=Header)
+            at = file.tell()
+            for line in file:
+                image = msgspec.json.decode(line, type=_Pictured).image
+                if split is None or image.split == split:
+                    self._places[image.id] = at
+                at += len(line)
+
+    def read(self, kind: type[R], image_ids: Iterable[int] | None = None) -> Iterator[R]:
+        """A part of every line, or of those of some images."""
+        decode = msgspec.json.Decoder(kind).decode
+        with self._path.open("rb") as file:
+            for place in self._places.values() if image_ids is None else map(self._places.__getitem__, image_ids):
+                file.seek(place)
+                yield decode(file.readline())
+
+    def boxes(self) -> Iterator[Box]:
+        return chain.from_iterable(sample.boxes for sample in self.read(_Boxed))
+
+    def phrases(self) -> Iterator[Phrase]:
+        return chain.from_iterable(sample.phrases for sample in self.read(_Told))
+
+    def boxes_of(self, image_ids: list[int]) -> dict[int, list[Box]]:
+        return {i: list(sample.boxes) for i, sample in zip(image_ids, self.read(_Boxed, image_ids), strict=True)}
+
+    def phrases_of(self, image_ids: list[int]) -> dict[int, list[Phrase]]:
+        return {i: list(sample.phrases) for i, sample in zip(image_ids, self.read(_Told, image_ids), strict=True)}
 
 
 def _snapshot(row: Row[Any]) -> Snapshot:

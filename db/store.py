@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from db.audits import Audits
-from db.blobs import Blobs
+from db.blobs import Blobs, SharedBlobs
 from db.database import Database
 from db.datasets import Datasets
 from db.edits import Edits
@@ -14,13 +14,14 @@ from db.ledger import Ledger
 from db.migrate import migrate
 from db.people import People
 from db.review import Review
+from db.shared import Shared
 from db.snapshots import Snapshots
 from db.users import Users
 from db.views import Views
 
 
 class Store:
-    """A folder with `winnow.db` and `blobs/`.
+    """A folder with `winnow.db` and `blobs/`, or what several machines share instead of them.
 
     datasets   import, browse and stream data sets
     review     candidates, scores, verdicts, policies and the queue
@@ -34,12 +35,15 @@ class Store:
     blobs      files by content
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, shared: Shared = Shared()) -> None:  # noqa: B008 (it never changes)
+        self.home, self.shared = home, shared
         home.mkdir(parents=True, exist_ok=True)
-        migrate(home / "winnow.db")
-        self._database = Database(home / "winnow.db")
-        self.blobs = Blobs(home / "blobs")
+        place = shared.database_url or home / "winnow.db"
+        migrate(place)
+        self._database = Database(place)
+        self.blobs = (
+            SharedBlobs(shared.blobs_url, home / "cache" / "blobs") if shared.blobs_url else Blobs(home / "blobs")
+        )
         self.datasets = Datasets(self._database, self.blobs)
         self.edits = Edits(self._database, self.datasets)
         self.review = Review(self._database)

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from sqlalchemy import Row, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from db import schema
 from db.database import Database
+from db.dialects import insert
 from db.errors import NotFound, WinnowError
 from db.records import Record
 

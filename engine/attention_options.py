@@ -13,7 +13,11 @@ class AttentionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: str | None = Field(
-        default=None, description="folder or hub id of the BLIP to start from; empty: that of the preset"
+        default=None,
+        description="what to start from: folder or hub id of a BLIP, or the .pth file of an ALBEF; empty: that of the preset",
+    )
+    tokenizer: str | None = Field(
+        default=None, description="folder or hub id of the tokenizer; empty: that of the model. An ALBEF brings none"
     )
     layer: int | None = Field(
         default=None,
@@ -31,6 +35,10 @@ class AttentionOptions(BaseModel):
     )
     all_boxes: bool = Field(
         default=False, description="the map may lie in any box of its phrase; else in one drawn at random"
+    )
+    jitter: bool = Field(
+        default=True,
+        description="brightness, contrast and colours are changed at random, as AMC does; off where phrases are about colours",
     )
     pairs: bool = Field(default=True, description="also learn from captions and phrases without boxes, but not where")
     amc: float = Field(default=1.0, ge=0, le=100, description="weight of the loss on the maps (AMC)")

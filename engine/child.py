@@ -1,13 +1,14 @@
 """The process that does the work: spawned by a worker, warm between shards, dead when its parent is.
 
-It reads one JSON line per shard from its standard input and answers with JSON lines on its standard output: progress,
-log, and at the end done, stopped or failed. Killing it is always safe: everything it stores is stored under its lease.
+It reads JSON lines from its standard input, first what the store is opened with, then one per shard, and answers with JSON
+lines on its standard output: progress, log, and at the end done, stopped or failed. Killing it is always safe: everything it stores is stored under its lease.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from typing import Any, TextIO
 import msgspec
 
 from db.records import Shard
+from db.shared import Shared
 from db.store import Store
 from engine.control import Stopped
 
@@ -63,6 +65,17 @@ class PipeControl:
             self._out.flush()
 
 
+class _Told(logging.Handler):
+    """Warnings of our own modules go into the log of the run."""
+
+    def __init__(self, control: PipeControl) -> None:
+        super().__init__(logging.WARNING)
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._control.log(self.format(record), record.levelname.lower())
+
+
 def main() -> None:
     """Serve shards until the parent closes the pipe. Arguments: home folder, parent's pid, module with `execute`."""
     home, parent, module = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -72,7 +85,9 @@ def main() -> None:
     control = PipeControl(answers)
     orders: Queue[dict[str, Any]] = Queue()
     threading.Thread(target=_listen, args=(orders, control), daemon=True).start()
-    store = Store(home)
+    store = Store(home, Shared(**orders.get()["shared"]))
+    for ours in ("db", "engine"):
+        logging.getLogger(ours).addHandler(_Told(control))
     while True:
         _work(store, import_module(module), orders.get(), control)
 

@@ -30,8 +30,8 @@ cost: nothing but reading them
 targets: {of: images}
 steps: [{kind: class_image}]
 images: {describe: as_is, boxes: whole_image}
-filters: [soft_agreement]
-policy: [{filter: soft_agreement, at_least: 0.1}]
+filters: [soft_agreement, near_duplicate]
+policy: [{filter: soft_agreement, at_least: 0.1}, {filter: near_duplicate, at_most: 0.98}]
 """
 Progress = Callable[[int, int], None]
 

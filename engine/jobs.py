@@ -26,23 +26,26 @@ from typing import Any
 import msgspec
 from huey import Huey, RedisHuey, SqliteHuey
 from huey.consumer import Consumer
-from huey.exceptions import ConfigurationError
 from huey.serializer import SignedSerializer
 from huey.storage import SqliteStorage
 
 from db.database import journal_mode, sqlite_module
-from db.errors import LostLease, WinnowError
+from db.errors import Busy, LostLease, Unreachable, Unwritable, WinnowError
 from db.records import Run, RunKind, Shard, State
+from db.shared import Shared
 from db.store import Store
 
 logger = logging.getLogger(__name__)
 sqlite = sqlite_module()
 
 POLL_SECONDS = 0.3
+REDIS_SECONDS = 5.0  # until a server counts as away
 STOP_SECONDS = 8.0
+MOST_PATIENCE = 30.0  # seconds between two tries while the database is away
 STDERR_BYTES = 4096
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}  # others spin while they wait, on the cores of those they wait for
 EXECUTORS = "engine.runs"
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class _Storage(SqliteStorage):
@@ -67,11 +70,12 @@ class _Consumer(Consumer):
 class Doorbell:
     """Tells workers that a run may have work. Raises WinnowError for a Redis URL without the library for it."""
 
-    def __init__(self, home: Path, queue_url: str = "") -> None:
+    def __init__(self, home: Path, shared: Shared = Shared()) -> None:  # noqa: B008 (it never changes)
         home.mkdir(parents=True, exist_ok=True)
-        serializer = SignedSerializer(secret=_secret(home / "secret"))  # messages are pickles: only our own are read
+        secret = shared.secret or _secret(home / "secret")
+        serializer = SignedSerializer(secret=secret)  # messages are pickles: only our own are read
         common: dict[str, Any] = {"name": "winnow", "results": False, "serializer": serializer}
-        self.huey: Huey = _redis(queue_url, common) if queue_url else _file(home / "queue.db", common)
+        self.huey: Huey = _redis(shared.queue_url, common) if shared.queue_url else _file(home / "queue.db", common)
         self.heard: Callable[[int], None] = lambda run_id: None
         self._task = self.huey.task(name="ring")(self._answer)
 
@@ -80,7 +84,7 @@ class Doorbell:
         try:
             self._task(run_id)
         except Exception:
-            logger.exception("could not ring for run %s; a worker will find it when it next looks", run_id)
+            logger.exception("could not ring; a worker will find the run when it next looks", extra={"run": run_id})
 
     def _answer(self, run_id: int) -> None:
         self.heard(run_id)
@@ -92,10 +96,43 @@ def _file(path: Path, common: dict[str, Any]) -> Huey:
 
 
 def _redis(url: str, common: dict[str, Any]) -> Huey:
+    return RedisHuey(connection_pool=_connections(url), **common)
+
+
+def _connections(url: str) -> Any:
+    """To a Redis server. Raises WinnowError for what is no URL of one, and without the library for it."""
     try:
-        return RedisHuey(url=url, **common)
-    except ConfigurationError as error:
-        raise WinnowError(f"The queue at {url} needs a library that is not installed: pip install redis") from error
+        import redis
+
+        return redis.ConnectionPool.from_url(url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS)
+    except ImportError as error:
+        raise WinnowError("Redis needs a library that is not installed: pip install 'winnow[cluster]'") from error
+    except ValueError as error:
+        raise WinnowError(
+            f"The setting queue_url is no URL of a Redis server: {error} Right is redis://HOST:6379/0."
+        ) from error
+
+
+def queue_state(url: str) -> dict[str, str]:
+    """How a Redis server keeps what it is told: `appendonly` and `maxmemory-policy`; nothing where it does not say. Raises
+    WinnowError when it does not answer."""
+    connections = _connections(url)
+    import redis
+
+    server = redis.Redis(connection_pool=connections)
+    try:
+        server.ping()
+        return {name: _text(server.config_get(name)[name]) for name in ("appendonly", "maxmemory-policy")}
+    except redis.ResponseError:  # some providers keep their configuration to themselves
+        return {}
+    except redis.RedisError as error:
+        raise WinnowError(f"The queue does not answer: {error}") from error
+    finally:
+        connections.disconnect()
+
+
+def _text(told: Any) -> str:
+    return told.decode() if isinstance(told, bytes) else str(told)
 
 
 def _secret(path: Path) -> str:
@@ -196,21 +233,22 @@ class Worker:
         self,
         home: Path,
         *,
-        queue_url: str = "",
+        shared: Shared = Shared(),  # noqa: B008 (it never changes)
         lease_seconds: float = 60,
         look_seconds: float = 5,
         module: str = EXECUTORS,
     ) -> None:
         self.name = f"{_place()}:{os.getpid()}:{_start_time(os.getpid())}"
-        self.store = Store(home)
+        self.store = Store(home, shared)
         self._ledger = self.store.ledger
-        self._home, self._module, self._runs = home, module, import_module(module)
+        self._home, self._shared, self._module, self._runs = home, shared, module, import_module(module)
         self._lease, self._look = lease_seconds, look_seconds
         self._bell = threading.Event()
         self._stop = threading.Event()
-        self._doorbell = Doorbell(home, queue_url)
+        self._doorbell = Doorbell(home, shared)
         self._doorbell.heard = lambda run_id: self._bell.set()
         self._child: Child | None = None
+        self._failures = 0
 
     def stop(self) -> None:
         """Give the current shard back and end. Safe to call from a signal handler."""
@@ -226,12 +264,22 @@ class Worker:
             while not self._stop.is_set():
                 self._bell.clear()
                 if not self._step():
-                    self._bell.wait(self._look)
+                    self._bell.wait(self._patience())
         finally:
             self._end_child()
             consumer.stop()
+            self._leave()
+
+    def _patience(self) -> float:
+        """Seconds until the next look: after failures in a row 1, 2, 4 and so on."""
+        return min(2.0 ** (self._failures - 1), MOST_PATIENCE) if self._failures else self._look
+
+    def _leave(self) -> None:
+        try:
             self._ledger.gone(self.name)
-            self.store.close()
+        except Unwritable as error:
+            logger.warning("could not say goodbye; others will find this worker dead: %s", error)
+        self.store.close()
 
     def _obey_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -249,11 +297,14 @@ class Worker:
     def _step(self) -> bool:
         try:
             self._tend()
-            return self.work_once()
-        except WinnowError:  # the disk is full, or another process holds the database
-            logger.exception("cannot work now; trying again in %s s", self._look)
+            worked = self.work_once()
+        except WinnowError as error:  # the disk is full, another process holds the database, or its server is away
+            self._failures += 1
+            logger.error("cannot work now; trying again in %g s: %s", self._patience(), error)
             self._end_child()
             return False
+        self._failures = 0
+        return worked
 
     def _tend(self, run_id: int | None = None) -> None:
         """Show that this worker is alive, and free what others have left behind: those of this machine that are dead at
@@ -278,7 +329,7 @@ class Worker:
         try:
             return self._plan(run) or self._conclude(run)
         except Exception as error:
-            logger.exception("run %s", run.id)
+            logger.exception("the run failed", extra={"run": run.id})
             self._ledger.fail_run(run.id, f"{type(error).__name__}: {error}")
             return True
 
@@ -296,6 +347,7 @@ class Worker:
             return False
         self._runs.conclude(self.store, run)
         self._ledger.conclude(run.id)
+        logger.info("the run is done: %s", run.title, extra={"run": run.id})
         return True
 
     # One shard
@@ -307,33 +359,43 @@ class Worker:
             self._end_child()
         child = self._ready_child()
         child.send("work", run=run.id, shard=msgspec.to_builtins(shard))
+        logger.info("the shard begins, attempt %s", shard.attempt, extra=_known(shard))
         try:
             self._watch(run, shard, child)
         except LostLease as lost:
-            logger.warning("%s", lost)
+            logger.warning("%s", lost, extra=_known(shard))
             self._end_child()
         if alone:
             self._end_child()
 
     def _watch(self, run: Run, shard: Shard, child: Child) -> None:
-        beat, patience = time.monotonic(), float("inf")
+        """Until the shard is over. While the database is away, or somebody else keeps it locked, the child works on, as long as
+        nobody else can be given the shard."""
+        beat, patience, message = time.monotonic(), float("inf"), None
         while True:
-            message = child.hear(POLL_SECONDS)
-            if message is not None and self._answer(run, shard, child, message):
-                return
+            message = message or child.hear(POLL_SECONDS)
             now = time.monotonic()
-            if now - beat > self._lease / 4:
-                beat = now
-                self._ledger.heartbeat(shard, self._lease)
-                self._tend(run.id)
-            wish = self._ledger.run(run.id)
-            if wish.cancel_requested or now > patience:
-                self._end_child()
-                self._ledger.release_shard(shard)
-                return
-            if patience == float("inf") and (wish.pause_requested or self._stop.is_set()):
-                patience = now + STOP_SECONDS
-                child.send("stop")
+            try:
+                if message is not None and self._answer(run, shard, child, message):
+                    return
+                message = None
+                if now - beat > self._lease / 4:
+                    self._ledger.heartbeat(shard, self._lease)
+                    beat = now
+                    self._tend(run.id)
+                wish = self._ledger.run(run.id)
+                if wish.cancel_requested or now > patience:
+                    self._end_child()
+                    self._ledger.release_shard(shard)
+                    return
+                if patience == float("inf") and (wish.pause_requested or self._stop.is_set()):
+                    patience = now + STOP_SECONDS
+                    child.send("stop")
+            except (Busy, Unreachable) as error:
+                if now - beat > self._lease:
+                    raise
+                logger.warning("%s", error, extra=_known(shard))
+                time.sleep(POLL_SECONDS)
 
     def _answer(self, run: Run, shard: Shard, child: Child, message: dict[str, Any]) -> bool:
         """Act on what the child says. True when the shard is over."""
@@ -343,9 +405,11 @@ class Worker:
                 return False
             case "log":
                 self._ledger.log(run.id, message["text"], message["level"], shard.number)
+                logger.log(LEVELS.get(message["level"], logging.INFO), "%s", message["text"], extra=_known(shard))
                 return False
             case "done":
                 self._ledger.finish_shard(shard)
+                logger.info("the shard is done", extra=_known(shard))
             case "stopped":
                 self._ledger.release_shard(shard)
             case "failed":
@@ -357,6 +421,7 @@ class Worker:
 
     def _fail(self, shard: Shard, error: str) -> None:
         self._ledger.log(shard.run_id, error, "error", shard.number)
+        logger.error("the shard failed: %s", error, extra=_known(shard))
         self._ledger.fail_shard(shard, error)
 
     def _ready_child(self) -> Child:
@@ -364,12 +429,18 @@ class Worker:
             self._end_child()
         if self._child is None:
             self._child = Child(self._home, self._module)
+            self._child.send("open", shared=self._shared.settings())
         return self._child
 
     def _end_child(self) -> None:
         if self._child is not None:
             self._child.kill()
             self._child = None
+
+
+def _known(shard: Shard) -> dict[str, int]:
+    """What every line of the log says of a shard."""
+    return {"run": shard.run_id, "shard": shard.number}
 
 
 def _place() -> str:
@@ -389,6 +460,6 @@ def _start_time(pid: int) -> str:
         return ""
 
 
-def run_worker(home: Path, *, queue_url: str = "", lease_seconds: float = 60, look_seconds: float = 5) -> None:
+def run_worker(home: Path, shared: Shared, *, lease_seconds: float) -> None:
     """A worker in this process, until SIGTERM or Ctrl-C; a second signal ends it at once."""
-    Worker(home, queue_url=queue_url, lease_seconds=lease_seconds, look_seconds=look_seconds).run()
+    Worker(home, shared=shared, lease_seconds=lease_seconds).run()

@@ -78,6 +78,12 @@ def bare(phrase: str) -> str:
     return " ".join(said)
 
 
+def unmeasured(phrase: str) -> str:
+    """A noun phrase without its measures: "a green pair of scissors" as "a green scissors", so that adjectives stand by the
+    thing."""
+    return " ".join(_measures().sub(" ", phrase).split())
+
+
 @cache
 def spacy_model() -> str | None:
     """The installed English model of spaCy; None without spaCy or without one."""
@@ -97,7 +103,8 @@ def _pipeline() -> Any:
     name = spacy_model()
     if name is None:
         raise WinnowError(
-            "spaCy or an English model of it is not installed. Install spacy and en_core_web_sm, or choose the parser 'own'."
+            "spaCy or an English model of it is not installed. Install both (pip install 'winnow[nlp]', then python -m spacy "
+            "download en_core_web_sm), or choose the parser 'own'."
         )
     return import_module("spacy").load(name, disable=["ner"])
 

@@ -214,6 +214,21 @@ _PRESETS = (
         ),
     ),
     Preset(
+        name="albef",
+        kind="attention",
+        title="ALBEF, image-text matching (GPU)",
+        summary="The public ALBEF, taught where to look by the boxes of phrases, as AMC and SynGround do. Wants a GPU, its "
+        "checkpoint ALBEF.pth as attention.model, and the tokenizer of bert-base-uncased.",
+        defaults=TrainOptions(
+            iterations=20_000,
+            batch_size=16,
+            image_size=(256, 256),
+            lr=1e-5,
+            eval_interval=2000,
+            attention=AttentionOptions(model="ALBEF.pth", tokenizer="google-bert/bert-base-uncased"),
+        ),
+    ),
+    Preset(
         name=OWN,
         title="Your own mmdet configuration",
         summary="Model and optimizer of a file in the folder configs of the data folder. Such files are Python and are "

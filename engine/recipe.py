@@ -287,9 +287,9 @@ def load(name_or_path: str) -> Recipe:
         if not path.is_file():
             raise WinnowError(f"There is no recipe file {path}.")
         return parse(path.read_text(), str(path))
-    file = FOLDER / f"{name_or_path}.yaml"
-    if not file.is_file():
+    if name_or_path not in names():
         raise NotFound("recipe", name_or_path, names())
+    file = FOLDER / f"{name_or_path}.yaml"
     return parse(file.read_text(), file.name)
 
 

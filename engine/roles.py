@@ -234,6 +234,10 @@ class Illustrator(Protocol):
     heeds_layout: bool
     size: tuple[int, int]
 
+    def shows(self, phrase: str, split: str) -> bool:
+        """Whether it has what it takes to draw that thing into an image of the split."""
+        ...
+
     def draw(self, tasks: Sequence[DrawTask]) -> list[Drawn | str]:
         """One image per task, in order; a sentence instead where it could not be drawn."""
         ...

@@ -73,7 +73,7 @@ def start_generate(
     options: dict[str, Any] = {"pack": pack, "amount": amount, "preview": preview, "policy_id": policy.id}
     options |= _writing(store, dataset_id, recipe, chosen)
     if quota is None:
-        targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount)
+        targets = choose(store, dataset_id, recipe.targets, seed=seed, amount=amount, boxed=chosen.draws_from_data)
         shards: list[dict[str, Any]] = [{"targets": part} for part in _first_a_few(targets)]
     else:
         classes = _of_quota(store, dataset_id, recipe, quota, seed)
@@ -368,8 +368,8 @@ def _parts(items: Sequence[Any], size: int) -> list[list[Any]]:
 def outlook(store: Store, run: Run, amount: int | None = None) -> Estimate | None:
     """What `amount` targets of a run's recipe (None: all that qualify) will take, by what the run has done so far."""
     assert run.dataset_id is not None
-    recipe = parse(run.recipe, f"the recipe of run {run.id}")
-    there = len(choose(store, run.dataset_id, recipe.targets, seed=run.seed, amount=amount))
+    recipe, boxed = parse(run.recipe, f"the recipe of run {run.id}"), _pack_of(store, run).draws_from_data
+    there = len(choose(store, run.dataset_id, recipe.targets, seed=run.seed, amount=amount, boxed=boxed))
     return estimate(store, run, there)
 
 

@@ -14,9 +14,11 @@ from engine.seeds import seed_of
 CHUNK = 500
 
 
-def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: int | None) -> list[str]:
+def choose(
+    store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: int | None, boxed: bool = False
+) -> list[str]:
     """Target keys, `box:ID`, `image:ID` or `phrase:ID`, in the order of work; at most `amount`. Of concepts they are
-    `words:NUMBER`, of classes `class:ID:NUMBER`.
+    `words:NUMBER`, of classes `class:ID:NUMBER`, with `boxed` only of those of which there is a box.
 
     The order depends on the seed alone, so a smaller amount is a prefix of a larger one: a preview shows what the
     whole run begins with.
@@ -24,7 +26,7 @@ def choose(store: Store, dataset_id: int, rules: Targets, *, seed: int, amount: 
     if rules.of == "concepts":
         return [f"words:{number}" for number in range(rules.count if amount is None else amount)]
     if rules.of == "classes":
-        return [key for row in _of_classes(store, dataset_id, rules, seed) for key in row][:amount]
+        return [key for row in _of_classes(store, dataset_id, rules, seed, boxed) for key in row][:amount]
     groups: dict[int | None, list[str]] = {}
     for key, category_id in _eligible(store, dataset_id, rules):
         groups.setdefault(category_id if rules.balance else None, []).append(key)
@@ -49,13 +51,14 @@ def choose_by_class(
     return {name: sorted(keys, key=lambda key: seed_of(seed, key)) for name, keys in found.items()}
 
 
-def _of_classes(store: Store, dataset_id: int, rules: Targets, seed: int) -> Iterator[list[str]]:
+def _of_classes(store: Store, dataset_id: int, rules: Targets, seed: int, boxed: bool) -> Iterator[list[str]]:
     """The classes again and again: with `balance` those of the fewest images first, else in an order of the seed."""
     ids = [category.id for category in store.datasets.categories(dataset_id)]
     ids.sort(key=lambda i: seed_of(seed, f"class:{i}"))
-    if rules.balance:
+    if rules.balance or boxed:
         images = _images_by_class(store, dataset_id, rules.splits)
-        ids.sort(key=lambda i: images.get(i, 0))
+        ids = [i for i in ids if images[i] or not boxed]
+        ids.sort(key=lambda i: images[i] if rules.balance else 0)
     for number in range(rules.count):
         yield [f"class:{i}:{number}" for i in ids]
 

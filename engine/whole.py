@@ -73,14 +73,14 @@ def refusal(images: NewImages, pack: Pack) -> str | None:
 def _heeds_layout(pack: Pack) -> bool:
     """As far as can be seen without loading the model."""
     role = pack.illustrator
-    return role is not None and (role.backend == "collage" or "gligen" in str(role.options.get("model", "")).lower())
+    return pack.draws_from_data or (role is not None and "gligen" in str(role.options.get("model", "")).lower())
 
 
 def purity(images: NewImages, pack: Pack) -> dict[str, bool]:
     """Which parts of an image and of what is said of it are synthetic: made without a real counterpart. A collage's pixels are
     real ones, and a caption is of a real image."""
     return {
-        "image": pack.illustrator is not None and pack.illustrator.backend != "collage",
+        "image": pack.illustrator is not None and not pack.draws_from_data,
         "words": images.describe in ("concept2text", "class_name"),
     } | ({"boxes": True} if images.boxes != "none" else {})
 
@@ -245,7 +245,7 @@ class WholeImages(Maker):
 
     def _from_concepts(self, news: Sequence[_New]) -> None:
         """Concept2Text: by the chat model from concepts and examples, else joined by a grammar."""
-        drawn = [self._drawn_concepts(new.seed) for new in news]
+        drawn = [self._drawn_concepts(new) for new in news]
         if not self.pack.chats:
             for new, concepts in zip(news, drawn, strict=True):
                 new.text = joined(concepts, new.seed)
@@ -260,11 +260,25 @@ class WholeImages(Maker):
         for new, concepts in zip(news, drawn, strict=True):
             new.detail.setdefault("words", {})["concepts"] = list(concepts)
 
-    def _drawn_concepts(self, seed: int) -> list[str]:
-        known = self._how.concepts or self._vocabulary
+    def _drawn_concepts(self, new: _New) -> list[str]:
+        known = self._how.concepts or self._shown(new.origin.split)
         if not known:
-            raise WinnowError("There are no concepts to describe: the data set has neither classes nor phrases.")
-        return random.Random(seed_of(seed, "concepts")).sample(known, min(self._how.concepts_each, len(known)))
+            raise WinnowError(
+                "There are no concepts to describe: the data set has neither classes nor phrases of which the illustrator of the "
+                f"pack {self.pack.name!r} can show anything."
+            )
+        return random.Random(seed_of(new.seed, "concepts")).sample(known, min(self._how.concepts_each, len(known)))
+
+    def _shown(self, split: str) -> tuple[str, ...]:
+        """The words of the vocabulary that the illustrator can draw into images of a split."""
+        if split not in self._words:
+            shows = self.backend("illustrator").shows
+            self._words[split] = tuple(word for word in self._vocabulary if shows(word, split))
+        return self._words[split]
+
+    @cached_property
+    def _words(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
     @cached_property
     def _vocabulary(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def follow(studio: Studio, key: str, progress: Progress | None = None) -> Ablati
 
     if actions.has_worker(studio):
         return _until_ended(studio, key, progress)
-    with beside({"home": studio.home}):
+    with beside(studio.settings):
         return _until_ended(studio, key, progress)
 
 

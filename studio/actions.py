@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from engine.preflight import preflight as try_out
 from engine.quota import quota_of
 from engine.recipe import load
 from studio.context import Studio
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 FOLLOW_SECONDS = 0.3
@@ -41,8 +44,9 @@ def import_dataset(
 ) -> Dataset:
     """Read a data set and store it under a name. Raises BadDataset with all faults, unless `skip_bad`. `progress` counts
     the images twice: while they are checked, and while they are stored."""
-    path = path.expanduser()
+    path, images = studio.roots.admit(path), images and studio.roots.admit(images)
     document = formats.read(path, format=format, images=images, annotations_only=annotations_only, progress=progress)
+    document = studio.roots.admit_document(document)
     return studio.store.datasets.import_document(document, name, skip_bad=skip_bad, progress=progress)
 
 
@@ -59,7 +63,9 @@ def add_class_images(
     """Add the images of a folder of classes to a data set as candidates. Raises BadDataset with all faults, unless
     `skip_bad`."""
     chosen = studio.store.datasets.get(dataset)
-    document = formats.read(path.expanduser(), format="classfolder", progress=progress)
+    document = studio.roots.admit_document(
+        formats.read(studio.roots.admit(path), format="classfolder", progress=progress)
+    )
     added = class_folders.add_class_images(
         studio.store, document, chosen.id, pack=pack, seed=seed, skip_bad=skip_bad, progress=progress
     )
@@ -92,6 +98,8 @@ def paint_tabletop(
         raise WinnowError("Descriptions are files: name the folder in which they should stay.")
     if any(dataset.name == name for dataset in studio.store.datasets.list()):
         raise WinnowError(f"A data set named {name!r} exists already. Choose another name.")
+    if folder is not None:
+        folder = studio.roots.admit(folder)
     wanted = {split: n for split, n in counts.items() if n}
     return demo.paint_dataset(
         studio.store,
@@ -121,6 +129,8 @@ def start_recipe(
 ) -> Run:
     """Queue a recipe: a generate run, and the filter run that follows it. Returns the first. `quota` holds the fields of
     `engine.quota.Quota`. Raises WinnowError with each fault of it."""
+    if recipe.endswith((".yaml", ".yml")):
+        studio.roots.admit(Path(recipe))
     chosen = studio.store.datasets.get(dataset)
     run = runs.start_generate(
         studio.store,
@@ -160,8 +170,9 @@ def freeze(studio: Studio, *, dataset: str | int, name: str, accepted: bool = Tr
 
 def export(studio: Studio, *, snapshot: str | int, folder: Path, format: str = "coco") -> list[str]:
     """Write a snapshot with its images into a new folder. Returns what the format cannot hold."""
+    folder = studio.roots.admit(folder)
     document = studio.store.snapshots.document(studio.store.snapshots.get(snapshot))
-    return formats.write(document, folder.expanduser(), format)
+    return formats.write(document, folder, format)
 
 
 # Training and evaluation
@@ -176,6 +187,7 @@ def preflight(
     seed: int = 0,
 ) -> Preflight:
     """What a training would need, from its data and twenty of its steps, done now in a process of their own."""
+    studio.roots.admit_options(options or {})
     chosen = studio.store.snapshots.get(snapshot)
     return try_out(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed)
 
@@ -189,6 +201,7 @@ def start_training(
     seed: int = 0,
 ) -> Run:
     """Queue the training of a preset on a snapshot."""
+    studio.roots.admit_options(options or {})
     chosen = studio.store.snapshots.get(snapshot)
     return _ring(
         studio, runs.start_train(studio.store, snapshot_id=chosen.id, preset=preset, options=options, seed=seed)
@@ -263,7 +276,7 @@ def follow(studio: Studio, run_id: int, progress: Progress | None = None) -> lis
 
     if has_worker(studio):
         return _until_ended(studio, run_id, progress)
-    with beside({"home": studio.home}):
+    with beside(studio.settings):
         return _until_ended(studio, run_id, progress)
 
 
@@ -285,6 +298,7 @@ def _until_ended(studio: Studio, run_id: int, progress: Progress | None) -> list
 
 
 def _ring(studio: Studio, run: Run) -> Run:
+    logger.info("queued: %s", run.title, extra={"run": run.id})
     if studio.doorbell is not None:
         studio.doorbell.ring(run.id)
     return run

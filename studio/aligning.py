@@ -32,11 +32,12 @@ def picture(found: Aligned) -> Html:
         class_="w-picture",
     )
     shown = tag("div", tag("figure", drawing, tag("figcaption", found.caption)), class_="w-shots large")
-    return tag("div", tag("div", shown), tag("div", _table(found)), class_="w-why")
+    return tag("div", tag("div", shown), tag("div", _table(found)), class_="w-two")
 
 
 def _boxes(place: int, word: Word, height: int) -> Html:
-    """The best region thick, the others thin; the number stands for the phrase, so that no colour is needed."""
+    """The best region thick, the others thin; the number stands for the phrase, so that no colour is needed. Its row of the
+    table lights them up."""
     drawn = []
     for rank, region in enumerate(word.regions):
         x1, y1, x2, y2 = region.xyxy
@@ -48,7 +49,7 @@ def _boxes(place: int, word: Word, height: int) -> Html:
         )
         if not rank:
             drawn.append(tag("text", str(place + 1), x=x1 + 2, y=y1 + height / 16, font_size=height / 16))
-    return tag("g", drawn, class_=f"b{place % 8}")
+    return tag("g", drawn, class_=f"b{place % 8}", data_box=place + 1)
 
 
 def _table(found: Aligned) -> Html:
@@ -63,7 +64,8 @@ def _table(found: Aligned) -> Html:
 def _row(number: str, word: Word) -> Html:
     others = ", ".join(f"{region.similarity:+.2f}" for region in word.regions[1:])
     weak = tag("span", " not seen", class_="w-quiet") if word.best < WEAK else ""
-    return tag("tr", tag("td", number), tag("td", word.text), tag("td", f"{word.best:+.2f}", weak), tag("td", others))
+    cells = (number, word.text, join(f"{word.best:+.2f}", weak), others)
+    return tag("tr", [tag("td", cell) for cell in cells], data_boxes=number or None)
 
 
 def captions_of(studio: Studio, snapshot: str | int, file_name: str) -> tuple[Image, list[str]]:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from db.edits import Annotations, Correction, Version, content_faults, draft_of
-from db.errors import NotFound, WinnowError
+from db.errors import DiskFull, NotFound, Unwritable, WinnowError
 from db.queries import Queue, Span
 from db.records import WHOLE, Candidate, Content, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
 from db.review import Saved, among
@@ -36,6 +36,8 @@ STATES = ("undecided", "accept", "reject", "skip")  # in the order of the codes 
 MAX_BODY = 2**20
 MAX_VERDICTS = 500
 SHRINKING = 4  # thumbnails made at once
+STATUS = {NotFound: 404, DiskFull: 507, Unwritable: 503}
+RETRY_SECONDS = 5
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 MEDIA_HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",
@@ -157,15 +159,23 @@ class Route(APIRoute):
             except RequestValidationError as error:
                 return answer({"error": _sentence(error)}, 422)
             except WinnowError as error:
-                return answer({"error": str(error)}, _status(error))
+                return refusal(error)
 
         return answered
+
+
+def refusal(error: WinnowError) -> Response:
+    """The answer to a request that met an error meant for people; when the same again may go well, it says after how long."""
+    said = answer({"error": str(error)}, _status(error))
+    if isinstance(error, Unwritable):
+        said.headers["Retry-After"] = str(RETRY_SECONDS)
+    return said
 
 
 def _status(error: WinnowError) -> int:
     if isinstance(error, Refused):
         return error.status
-    return 404 if isinstance(error, NotFound) else 400
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
 
 
 def _sentence(error: RequestValidationError) -> str:
@@ -246,11 +256,8 @@ def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
         them met what somebody else decided meanwhile; the others are saved."""
         delivered = _verdicts(await _body(request))
         await run_in_threadpool(_refuse_faulty, store, delivered)
-        try:
-            saved = await run_in_threadpool(_decided, store, delivered, request)
-            return answer(saved, 409 if any(one.status == "conflict" for one in saved) else 200)
-        except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
-            raise Refused(503, str(error)) from error
+        saved = await run_in_threadpool(_decided, store, delivered, request)
+        return answer(saved, 409 if any(one.status == "conflict" for one in saved) else 200)
 
 
 def _refuse_faulty(store: Store, delivered: Sequence[NewVerdict]) -> None:

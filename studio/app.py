@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 # Before gradio is imported: it would look up its own servers and a model hub at start.
@@ -14,14 +15,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from gradio.route_utils import FnIndexInferError
 from starlette.routing import Mount
 
 from db.errors import WinnowError
-from studio import auth, candidates_api, edits_api, grid_api, lab_api, people_api, rest, why_api
-from studio.api import router
+from db.shared import Shared
+from studio import api, auth, candidates_api, edits_api, grid_api, lab_api, people_api, rest, why_api
 from studio.auth import SignIn
 from studio.context import Studio, open_studio
 from studio.guard import Function, Guard, Rules, bug
@@ -29,6 +30,7 @@ from studio.islands import Early, Island
 from studio.metrics import Metrics
 from studio.metrics import router as metrics_router
 from studio.pages import LINKED, PAGES
+from studio.roots import roots_of
 from studio.theme import ICON, style, theme
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,22 @@ HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
 LOOKS = {"studio.pages.why.of_candidate", "studio.pages.why.of_box"}  # change nothing, though they go through the queue
 
 
-def create_app(home: Path, *, queue_url: str = "", sign_in: bool = False, hosts: Iterable[str] = ()) -> FastAPI:
-    """The studio on a home folder, under its local names and those in `hosts`; with `sign_in` people have to say who they are.
+def create_app(
+    home: Path,
+    shared: Shared = Shared(),  # noqa: B008 (it never changes)
+    *,
+    sign_in: bool = False,
+    hosts: Iterable[str] = (),
+    roots: str = "",
+) -> FastAPI:
+    """The studio on a home folder, under its local names and those in `hosts`; with `sign_in` people have to say who they are,
+    and import from and export to the folders in `roots` only.
 
-    Raises WinnowError when its database cannot be used.
+    Raises WinnowError when its database cannot be used, or a root makes no sense.
     """
-    studio = open_studio(home, queue_url=queue_url)
+    studio = open_studio(home, shared)
+    if sign_in:
+        studio = replace(studio, roots=roots_of(roots, home))
     store, metrics = studio.store, Metrics()
     app = FastAPI(title="Winnow", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(WinnowError, _told)
@@ -52,7 +64,7 @@ def create_app(home: Path, *, queue_url: str = "", sign_in: bool = False, hosts:
         app.include_router(auth.router(store, gate))
     app.include_router(metrics_router(store, metrics))
     app.include_router(rest.router(studio))
-    for routes in (router, lab_api.router, why_api.router, grid_api.router, people_api.router, edits_api.router):
+    for routes in (api.router, lab_api.router, why_api.router, grid_api.router, people_api.router, edits_api.router):
         app.include_router(routes(store))
     app.include_router(candidates_api.router(store))
     blocks = _pages(studio, account=sign_in)
@@ -124,8 +136,9 @@ def _bar(*, account: bool) -> list[tuple[str, str]]:
     return [*shown, ("Account", "/account")] if account else shown
 
 
-async def _told(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 400)
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, WinnowError)
+    return api.refusal(error)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:

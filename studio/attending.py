@@ -93,7 +93,7 @@ def _layer(one: Look) -> str:
 
 def _point(asked: Asked) -> Html:
     """A ring where the phrase is hit, a cross where it is missed, so that no colour is needed to tell them apart."""
-    (x, y), r = asked.point, max(asked.width, asked.height) / 36
+    (x, y), r = asked.point, max(asked.width, asked.height) / 30
     if asked.hit is not False:
         return tag("circle", cx=x, cy=y, r=r, fill="none", class_="right")
     path = f"M {x - r:.1f} {y - r:.1f} L {x + r:.1f} {y + r:.1f} M {x - r:.1f} {y + r:.1f} L {x + r:.1f} {y - r:.1f}"

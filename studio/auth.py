@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -51,7 +50,7 @@ class SignIn:
 
     def __init__(self, store: Store) -> None:
         self._users = store.users
-        self._key = hashlib.sha256(b"session\0" + _secret(store.home)).digest()
+        self._key = hashlib.sha256(b"session\0" + _secret(store)).digest()
 
     def user(self, headers: Mapping[bytes, bytes]) -> User | None:
         """Who sends these headers; None for nobody that is signed in."""
@@ -74,9 +73,12 @@ class SignIn:
         return hmac.new(self._key, token.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
-def _secret(home: Path) -> bytes:
-    """The secret of the data folder, made with mode 0600 at the first start. Raises WinnowError when others can read it."""
-    path = home / "secret"
+def _secret(store: Store) -> bytes:
+    """The secret that all machines share, else that of the data folder, made with mode 0600 at the first start. Raises
+    WinnowError when others can read it."""
+    if store.shared.secret:
+        return store.shared.secret.encode()
+    path = store.home / "secret"
     if path.stat().st_mode & 0o077:
         raise WinnowError(f"{path} can be read by other users of this machine. Run `chmod 600 {path}` and start again.")
     return path.read_bytes()

@@ -14,16 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db.blobs import SharedBlobs
 from db.database import journal_mode, sqlite_module
 from db.errors import WinnowError
 from db.migrate import schema_of
+from db.postgres import shown
 from db.records import Worker
+from db.shared import Shared
 from db.store import Store
+from engine.jobs import queue_state
 from engine.packs import packs
+from studio.folder import NETWORK_SYSTEMS, file_system
+from studio.roots import roots_of
+from studio.serve import asks_who
 
 FREE_GIB = 5.0
 STALE_SECONDS = 120.0
-NETWORK_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs"}
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,9 @@ class Finding:
 
 def checkup(settings: Mapping[str, Any]) -> list[Finding]:
     """Everything that is looked at, in order. Model libraries are loaded in a process of their own."""
-    home = Path(settings["home"])
+    home, shared = Path(settings["home"]), Shared.of(settings)
     return [
-        _python(), _sqlite(), *_home(home), _port(settings["host"], settings["port"]), *_access(settings, home),
+        _python(), _sqlite(), *_home(home, shared), *_queue(shared), *_blobs(shared, home), _port(settings["host"], settings["port"]), *_access(settings, home), *_roots(settings, home),
         _models(), _cuda(), _browser(), *_packs(home),
     ]  # fmt: skip
 
@@ -55,7 +61,7 @@ def _sqlite() -> Finding:
     return Finding("SQLite", safe, version, cure)
 
 
-def _home(home: Path) -> list[Finding]:
+def _home(home: Path, shared: Shared) -> list[Finding]:
     existing = next(parent for parent in (home, *home.parents) if parent.exists())
     writable = os.access(existing, os.W_OK)
     found = [
@@ -69,7 +75,9 @@ def _home(home: Path) -> list[Finding]:
             "free disk", free >= FREE_GIB, f"{free:.0f} GiB", f"Free some space: {FREE_GIB:.0f} GiB is little enough."
         )
     )
-    system = _file_system(existing)
+    if shared.database_url:
+        return [*found, *_server(home, shared)]
+    system = file_system(existing)
     cure = "SQLite needs a local disk; choose one with WINNOW_HOME."
     found.append(Finding("file system", system not in NETWORK_SYSTEMS, system, cure))
     if (home / "winnow.db").exists():
@@ -81,12 +89,57 @@ def _database(home: Path) -> list[Finding]:
     """The file as it lies there, before it is opened: opening it would bring it to the newest schema."""
     path = home / "winnow.db"
     found = [_schema(path), _integrity(path)]
-    if not all(one.ok for one in found):
-        return found
-    store = Store(home)
+    return [*found, *_work(home, Shared())] if all(one.ok for one in found) else found
+
+
+def _work(home: Path, shared: Shared) -> list[Finding]:
+    store = Store(home, shared)
     workers, waiting = store.ledger.workers(), store.ledger.waiting_runs()
     store.close()
-    return [*found, *_workers(workers, len(waiting))]
+    return _workers(workers, len(waiting))
+
+
+def _server(home: Path, shared: Shared) -> list[Finding]:
+    """The database of several machines. One that is empty gets its tables when a studio or a worker starts."""
+    cure = "Start the server, and look at host, name and password in WINNOW_DATABASE_URL."
+    try:
+        schema = schema_of(shared.database_url)
+    except WinnowError as error:
+        return [Finding("database", False, str(error), cure)]
+    found = [Finding("database", True, f"{shown(shared.database_url)}, schema {schema or 'none yet'}")]
+    if not shared.secret:
+        cure = "Give all machines the same WINNOW_SECRET; until then messages of one are refused by another, and found later."
+        found.append(Finding("secret", False, "only in the home folder of this machine", cure))
+    return [*found, *_work(home, shared)] if schema else found
+
+
+def _queue(shared: Shared) -> list[Finding]:
+    """A doorbell that forgets costs time, no work: the ledger is in the database."""
+    if not shared.queue_url:
+        return []
+    try:
+        state = queue_state(shared.queue_url)
+    except WinnowError as error:
+        return [Finding("queue", False, str(error), "Start the Redis server, and look at WINNOW_QUEUE_URL.")]
+    kept = not state or state == {"appendonly": "yes", "maxmemory-policy": "noeviction"}
+    seen = (
+        ", ".join(f"{name} {value}" for name, value in state.items())
+        or "answers; how it keeps its data it does not say"
+    )
+    cure = "Start Redis with `--appendonly yes --maxmemory-policy noeviction`: else it may forget who it was to wake."
+    return [Finding("queue", kept, seen, cure)]
+
+
+def _blobs(shared: Shared, home: Path) -> list[Finding]:
+    if not shared.blobs_url:
+        return []
+    try:
+        SharedBlobs(shared.blobs_url, home / "cache" / "blobs").put(b"winnow doctor was here")
+    except WinnowError as error:
+        return [
+            Finding("blobs", False, str(error), "Look at WINNOW_BLOBS_URL, and at the rights of this machine there.")
+        ]
+    return [Finding("blobs", True, "can be written")]
 
 
 def _schema(path: Path) -> Finding:
@@ -162,6 +215,18 @@ def _access(settings: Mapping[str, Any], home: Path) -> list[Finding]:
     return found
 
 
+def _roots(settings: Mapping[str, Any], home: Path) -> list[Finding]:
+    """Whether the folders that people who sign in may use are there."""
+    if not settings["roots"] or not asks_who(settings):
+        return []
+    cure = "Mend WINNOW_ROOTS: folders that exist and do not hold the data folder, with ':' between."
+    try:
+        listed = roots_of(settings["roots"], home).folders or ()
+    except WinnowError as error:
+        return [Finding("folders for import and export", False, str(error), cure)]
+    return [Finding("folders for import and export", True, ", ".join(map(str, listed)))]
+
+
 def _cuda() -> Finding:
     """A machine without an NVIDIA card is no trouble; one whose driver does not answer is."""
     if not any(Path("/dev").glob("nvidia[0-9]*")):
@@ -180,16 +245,6 @@ def _browser() -> Finding:
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     return Finding("Chromium", True, found or "none; the tests of the pages in a browser will be skipped")
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system that holds the path, from the longest mount point above it; "unknown" off Linux."""
-    try:
-        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return "unknown"
-    above = [(entry[1], entry[2]) for entry in mounts if path.resolve().is_relative_to(entry[1])]
-    return max(above, key=lambda entry: len(entry[0]))[1] if above else "unknown"
 
 
 def _models() -> Finding:

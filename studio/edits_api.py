@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from db.edits import Annotations, Draft, Edit, Kept, Version, presence
-from db.errors import NotFound, WinnowError
+from db.errors import NotFound
 from db.formats.coco import numbered
 from db.formats.lvis import NEGATIVE, PARTIAL
 from db.records import Box, Category, Phrase
@@ -66,10 +66,7 @@ def router(store: Store) -> APIRouter:
     async def save(request: Request) -> Response:
         """Add corrections."""
         delivered = _delivered(await request.body())
-        try:
-            kept = await run_in_threadpool(store.edits.save, [one.edit() for one in delivered])
-        except WinnowError as error:  # full disk or locked file: worth another try, unlike a malformed request
-            raise Refused(503, str(error)) from error
+        kept = await run_in_threadpool(store.edits.save, [one.edit() for one in delivered])
         beaten = any(one.status == "conflict" for one in kept)
         return answer([_told(one) for one in kept], 409 if beaten else 200)
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.columns import ACCEPT, PENDING, REJECT, Table, automatic
-from db.errors import WinnowError
+from db.errors import Unwritable, WinnowError
 from db.records import WHOLE, Box, Candidate, Decision, Image, Policy, Record, RunKind, Score
 from db.review import Together
 from db.store import Store
 from engine.filters import FILTERS
 from studio import views
-from studio.api import Refused, Route, RowId, Wanted, answer, chosen_dataset, cursor_of, from_our_pages, of_others
+from studio.api import Route, RowId, Wanted, answer, chosen_dataset, cursor_of, from_our_pages, of_others
 from studio.finding import Finder, groups
 
 BINS = 40
@@ -294,18 +294,16 @@ def _titles(store: Store, wanted: Grouped) -> Any:
 
 
 def _done(store: Store, finder: Finder, deed: Deed, refused: str | None) -> Done:
-    """`refused` says why the person may not. Raises Refused when the store cannot be written now: that is worth another try,
-    unlike what cannot be done."""
+    """`refused` says why the person may not. Raises Unwritable when the store cannot be written now: that is worth another
+    try, unlike what cannot be done."""
     try:
         if refused is not None:
             raise WinnowError(refused)
-        work = _work(store, finder, deed)
+        return Done(op_id=deed.op_id, status="saved", count=_work(store, finder, deed)())
+    except Unwritable:
+        raise
     except WinnowError as error:
         return Done(op_id=deed.op_id, status="refused", message=str(error))
-    try:
-        return Done(op_id=deed.op_id, status="saved", count=work())
-    except WinnowError as error:
-        raise Refused(503, str(error)) from error
 
 
 def _work(store: Store, finder: Finder, deed: Deed) -> Callable[[], int]:

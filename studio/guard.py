@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from db.errors import Unwritable
 from db.users import Role, User
 from studio import logs
 from studio.metrics import Metrics
@@ -210,7 +211,10 @@ class Guard:
         if self._rules.signed_in is None:
             return EVERYBODY
         path = scope["path"]
-        user = await run_in_threadpool(self._rules.signed_in, headers)
+        try:
+            user = await run_in_threadpool(self._rules.signed_in, headers)
+        except Unwritable as error:  # nobody can be known while the database is away
+            raise Refused(503, str(error), {"Retry-After": "5"}) from error
         if user is None:
             if OPEN.fullmatch(path) or (path == "/metrics" and from_this_machine(scope, headers)):
                 return User(0, "", Role.REVIEWER, False, 0.0)
@@ -239,7 +243,10 @@ class Guard:
         if self._rules.signed_in is None or self._rules.record is None or act is None or status == 429:
             return
         if act.recorded and user is not None and user.name:
-            await run_in_threadpool(self._rules.record, user.name, act.name[:200], status, number)
+            try:
+                await run_in_threadpool(self._rules.record, user.name, act.name[:200], status, number)
+            except Unwritable as error:  # the answer is on its way; the log has what the trail lacks
+                logger.error("not put on record: %s %s: %s", user.name, act.name[:200], error, extra={"status": status})
 
 
 @dataclass(frozen=True)

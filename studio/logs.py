@@ -1,6 +1,7 @@
 """The log of the server and of the workers: lines for people, or one JSON object a line for machines (`WINNOW_LOG=json`).
 
-Every line carries the id of the request it belongs to, and the run where the caller names it (`extra={"run": 5}`).
+Every line carries the id of the request or click it belongs to, and the run where the caller names it (`extra={"run": 5}`), as a
+worker does in all it says of a run, and the studio when it queues one: from a request one finds its runs, and from a run its lines.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _person: ContextVar[str] = ContextVar("person", default="")
 
 @contextmanager
 def within(request: str) -> Iterator[str]:
-    """All that is logged in the block belongs to this request."""
-    before, nobody = _request.set(request), _person.set("")
+    """All that is logged in the block belongs to this request, whose person is known when it is one already."""
+    person = _person.get() if request == _request.get() else ""
+    before, nobody = _request.set(request), _person.set(person)
     try:
         yield request
     finally:
@@ -58,7 +60,7 @@ class Json(logging.Formatter):
 
 
 class Text(logging.Formatter):
-    """Level, logger, message; the request in brackets."""
+    """Level, logger, message; the request and the run in brackets."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(name)s: %(message)s")
@@ -66,8 +68,9 @@ class Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Line breaks in what came from outside are shown, not made: nobody writes a line of the log but the program."""
         record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
-        line = super().formatMessage(record)
-        return f"{line} [{_request.get()}]" if _request.get() else line
+        run = f"run {record.run}" if hasattr(record, "run") else ""
+        known = ", ".join(filter(None, (_request.get(), run)))
+        return f"{super().formatMessage(record)} [{known}]" if known else super().formatMessage(record)
 
 
 def set_up(kind: str, stream: TextIO = sys.stderr) -> None:
@@ -77,4 +80,5 @@ def set_up(kind: str, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Json() if kind == "json" else Text())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("studio").setLevel(logging.INFO if kind == "json" else logging.WARNING)
+    for ours in ("db", "engine", "studio"):
+        logging.getLogger(ours).setLevel(logging.INFO if kind == "json" else logging.WARNING)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import subprocess
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -22,7 +25,10 @@ BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seco
 KEPT = 10.0  # seconds between two counts of the store, however often somebody asks
 LITTLE_DISK = 2**29  # bytes; below this the next write may fail
 STALE_WORKER = 60.0  # seconds of silence
+DRIVER_SECONDS = 5.0
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+logger = logging.getLogger(__name__)
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[str, Labels, float]
@@ -120,6 +126,51 @@ def _of_machine(home: Path) -> Iterator[tuple[str, str, str, list[Sample]]]:
     if statm.exists():
         resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         yield _gauge("process_resident_memory_bytes", "Memory of the web server.", resident)
+    yield from _of_cards(gpu_memory())
+
+
+def _of_cards(cards: Sequence[Card]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+    if not cards:
+        return
+    used: list[Sample] = [("", card.labels, card.used) for card in cards]
+    yield "winnow_gpu_memory_used_bytes", "gauge", "Memory of the card in use, by whomever.", used
+    total: list[Sample] = [("", card.labels, card.total) for card in cards]
+    yield "winnow_gpu_memory_bytes", "gauge", "Memory of the card.", total
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU of this machine; memory in bytes."""
+
+    index: str
+    name: str
+    used: int
+    total: int
+
+    @property
+    def labels(self) -> Labels:
+        return ("gpu", self.index), ("name", self.name)
+
+
+def gpu_memory() -> list[Card]:
+    """What the driver says of the cards of this machine, asked in a process of its own; [] where there is none or it does not
+    answer in time. (`winnow doctor` says why.)"""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    query = [command, "--query-gpu=index,name,memory.used,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, check=True, capture_output=True, text=True, timeout=DRIVER_SECONDS).stdout
+        return [_card(line) for line in told.splitlines()]
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        logger.warning("the driver of the GPU says nothing of its memory: %s", error)
+        return []
+
+
+def _card(line: str) -> Card:
+    """Such as `0, NVIDIA H200, 1024, 143771`, in MiB. Raises ValueError."""
+    index, name, used, total = (part.strip() for part in line.split(","))
+    return Card(index, name, int(used) * 2**20, int(total) * 2**20)
 
 
 def _every(seconds: float, count: Callable[[], Figures]) -> Callable[[], Figures]:

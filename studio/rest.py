@@ -72,7 +72,8 @@ class Evaluate(Body):
 
 
 def router(studio: Studio) -> APIRouter:
-    """Answers are the records of the store as JSON. A refusal is `{"error": sentence}` with status 400."""
+    """Answers are the records of the store as JSON. A refusal is `{"error": sentence}`: 404 for what is not there, 507 without
+    room on the disk, 503 while the database is held (both say after how long to try again), else 400."""
     routes = APIRouter(prefix="/api")
 
     @routes.get("/datasets")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from db.errors import WinnowError
 from db.records import Run
+from db.shared import Shared
 from db.store import Store
 from engine.demo import NAME, fill_queue, load_demo
 from studio import logs
+from studio.folder import alone
 
 console = Console(highlight=False)
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -34,17 +36,19 @@ def serve(settings: Mapping[str, Any], *, worker: bool = True, message: str = ""
     host, port = settings["host"], settings["port"]
     logs.set_up(settings["log"])
     port = _free_port(host, port)
-    if not worker:
-        _serve_web(settings, host, port, message)
-        return
-    with beside(settings):
+    with _alone(settings), beside(settings) if worker else nullcontext():
         _serve_web(settings, host, port, message)
 
 
 def serve_demo(settings: Mapping[str, Any]) -> None:
     """Demo data, filled queue, studio. What is there already is not made again."""
     logs.set_up(settings["log"])
-    store = Store(Path(settings["home"]))
+    with _alone(settings):
+        _serve_demo(settings)
+
+
+def _serve_demo(settings: Mapping[str, Any]) -> None:
+    store = Store(Path(settings["home"]), Shared.of(settings))
     console.print(f"Winnow keeps everything of this demo in {settings['home']}")
     with _bar("Painting and importing the demo scenes") as bar:
         dataset = load_demo(store, bar)
@@ -62,6 +66,11 @@ def serve_demo(settings: Mapping[str, Any]) -> None:
             f"The data set is called {NAME!r}. Ctrl-C ends everything; `make demo` continues where you were."
         )
         _serve_web(settings, settings["host"], _free_port(settings["host"], settings["port"]), told)
+
+
+def _alone(settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """One studio for a folder; a database on a server has room for several."""
+    return nullcontext() if settings["database_url"] else alone(Path(settings["home"]))
 
 
 @contextmanager
@@ -95,9 +104,13 @@ def _serve_web(settings: Mapping[str, Any], host: str, port: int, message: str) 
     console.print("Opening the studio ...")
     sign_in = asks_who(settings)
     if sign_in:
-        _meet(Path(settings["home"]), host)
+        _meet(settings)
     app = create_app(
-        Path(settings["home"]), queue_url=settings["queue_url"], sign_in=sign_in, hosts=names(host, settings["hosts"])
+        Path(settings["home"]),
+        Shared.of(settings),
+        sign_in=sign_in,
+        hosts=names(host, settings["hosts"]),
+        roots=settings["roots"],
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -131,9 +144,9 @@ def names(host: str, hosts: str) -> set[str]:
     return given if host in LOCAL else given | {host.casefold(), socket.gethostname().casefold()}
 
 
-def _meet(home: Path, host: str) -> None:
+def _meet(settings: Mapping[str, Any]) -> None:
     """The first admin, when there is nobody yet."""
-    store = Store(home)
+    store = Store(Path(settings["home"]), Shared.of(settings))
     password = store.users.first_admin()
     store.close()
     if password is not None:
@@ -141,7 +154,7 @@ def _meet(home: Path, host: str) -> None:
             f"\nPeople sign in here. The first is [bold]admin[/] with the password [bold]{password}[/]\n"
             "It is shown only now, and has to be changed at the first sign-in. `winnow user password admin` makes another."
         )
-    if host not in LOCAL:
+    if settings["host"] not in LOCAL:
         console.print(
             "Passwords travel as they are on plain HTTP: put a proxy with TLS before the studio where others share the network."
         )

@@ -25,8 +25,16 @@ SETTINGS = (
     Setting("port", 7860, "port of the studio; 0 takes any free one"),
     Setting("hosts", "", "names, with commas between, under which the studio is reached besides those of this machine"),
     Setting("sign_in", "auto", "whether people sign in: auto (when others can reach the studio) or always"),
+    Setting(
+        "roots",
+        "",
+        "folders, with : between, that people who sign in may import from and export to; empty: HOME/exchange",
+    ),
     Setting("log", "text", "lines of the log: text for people, or json"),
+    Setting("database_url", "", "PostgreSQL URL of the database; empty: a SQLite file in the home folder"),
+    Setting("blobs_url", "", "URL of the images for fsspec, such as s3://BUCKET/FOLDER; empty: the home folder"),
     Setting("queue_url", "", "Redis URL of the job doorbell; empty: a file in the home folder"),
+    Setting("secret", "", "signs messages and sessions, the same on all machines; empty: made in the home folder"),
     Setting("lease_seconds", 60, "how long a worker may be silent before its work is given to another"),
 )
 

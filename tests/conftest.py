@@ -1,7 +1,11 @@
-"""Shared builders: a store in a temporary folder, and a small data set with real image files in it."""
+"""Shared builders: a store in a temporary folder, and a small data set with real image files in it.
+
+The store is a SQLite file, or, with WINNOW_TEST_DATABASE=postgresql, a database of a PostgreSQL server of the tests' own.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from servers import Databases, postgres_server
 
 from db.document import Document
+from db.migrate import migrate
 from db.records import Box, Category, Dataset, Image, Kind, NewCandidate, Phrase, RunKind, Shard
+from db.shared import Shared
 from db.store import Store
 
 
@@ -23,9 +30,28 @@ def own_training_log(request: pytest.FixtureRequest) -> None:
         loaded.MMLogger.get_instance(request.module.__name__)
 
 
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """A PostgreSQL server with a database of the current schema, `template`. Skips the test where none is installed."""
+    with postgres_server() as server:
+        found = Databases(server)
+        found.run("CREATE DATABASE template")
+        migrate(found.url("template"))
+        yield found
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "home")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of a new database on the server; "" where tests are run on files."""
+    if os.environ.get("WINNOW_TEST_DATABASE") != "postgresql":
+        return ""
+    url: str = request.getfixturevalue("databases").fresh("template")
+    return url
+
+
+@pytest.fixture
+def store(tmp_path: Path, database_url: str) -> Iterator[Store]:
+    opened = Store(tmp_path / "home", Shared(database_url=database_url))
     yield opened
     opened.close()
 

@@ -3,7 +3,9 @@
 What is stored goes through the store's own door, under the shard's fence. `items.txt` besides counts what was executed.
 """
 
+import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -58,6 +60,11 @@ def misbehave(store: Store, mode: str, control: Any) -> None:
         sys.exit("leaving")
     if mode == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "segfault":
+        ctypes.string_at(0)
+    if mode == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        bytearray(2**40)
     if mode == "cut":
         os.write(control._out.fileno(), b'{"what": "prog')  # killed in the middle of a message
         os._exit(3)

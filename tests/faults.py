@@ -8,6 +8,8 @@ as soon as they import this module, which also is the work of their shards (`pla
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import functools
 import inspect
 import os
@@ -21,27 +23,30 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from fake_runs import conclude, execute, plan
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine, event, exc
 
 import db.backup
 import db.blobs
 import db.database
+import db.formats
 import db.ledger
 import db.migrate
 import db.review
 import engine.jobs
-from db.database import Database, sqlite_module
+from db.database import sqlite_module
 from db.errors import WinnowError
 from db.ledger import Ledger
 from db.records import Decision, NewVerdict
 from db.review import Review, Saved
 from db.store import Store
+from db.users import Role, User
 
 __all__ = ["conclude", "execute", "plan"]
 
@@ -108,8 +113,10 @@ def _never_looks(patch: Patch) -> None:
 
 
 def _deferred(patch: Patch) -> None:
-    make = Database._engine
-    patch.setattr(Database, "_engine", lambda self, *, begin, read_only: make(self, begin="BEGIN", read_only=read_only))
+    make = db.database._file
+    patch.setattr(
+        db.database, "_file", lambda path, *, begin, read_only: make(path, begin="BEGIN", read_only=read_only)
+    )
 
 
 def _by_the_clock(patch: Patch) -> None:
@@ -127,7 +134,46 @@ def _as_the_driver_does(path: Path) -> Iterator[Any]:
 
 def _in_place(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    with target.open("wb") as file:
+        file.write(data[: len(data) // 2])
+        file.flush()
+        os.fsync(file.fileno())
+        file.write(data[len(data) // 2 :])
+
+
+@contextmanager
+def _in_view(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _statement_by_statement(patch: Patch) -> None:
+    make = db.database._file
+    nothing = "SELECT 1"
+    patch.setattr(
+        db.database, "_file", lambda path, *, begin, read_only: make(path, begin=nothing, read_only=read_only)
+    )
+
+
+async def _anybody(*_: Any) -> User:
+    return User(1, "anybody", Role.ADMIN, False, 0.0)
+
+
+def _in_this_process(self: Any, order: Any) -> Any:
+    module, function = self._command[-2:]
+    return getattr(import_module(module), function)(order)
+
+
+def _unpickles(patch: Patch) -> None:
+    import torch
+
+    load = torch.load
+    patch.setattr(torch, "load", lambda file, **options: load(file, **options | {"weights_only": False}))
+
+
+def _any_box(patch: Patch) -> None:
+    for module in ("annotations", "odvg"):
+        patch.setattr(f"db.formats.{module}.check_box", lambda *given: True)
 
 
 def _blind(patch: Patch) -> None:
@@ -154,6 +200,22 @@ PROTECTIONS: Mapping[str, Callable[[Patch], None]] = {
     "one transaction": lambda patch: patch.setattr(db.migrate, "_alone", _as_the_driver_does),
     "the copy before": lambda patch: patch.setattr(db.migrate, "copy_database", lambda source, target: None),
     "whole or absent": lambda patch: patch.setattr(db.blobs, "_write_durably", _in_place),
+    "exports that appear": lambda patch: patch.setattr(db.formats, "_appearing", _in_view),
+    "all or nothing": _statement_by_statement,
+    "the origin": lambda patch: patch.setattr("studio.guard.from_our_pages", lambda method, headers: True),
+    "roles": lambda patch: patch.setattr("db.users.Role.covers", lambda self, other: True),
+    "sign-in": lambda patch: patch.setattr("studio.guard.Guard._user", _anybody),
+    "a pause between tries": lambda patch: patch.setattr("studio.auth.Attempts.take", lambda *given: 0.0),
+    "the gate of addresses": lambda patch: patch.setattr("engine.outbound._judge", lambda *given: None),
+    "a limited child": lambda patch: patch.setattr("db.limited.Limited.ask", _in_this_process),
+    "roots": lambda patch: patch.setattr("studio.roots.Roots.admit", lambda self, path: path),
+    "safe loading": _unpickles,
+    "checked boxes": _any_box,
+    "names inside": lambda patch: patch.setattr("db.formats.archives.climbs", lambda name: False),
+    "the outbox": lambda patch: None,  # the page that a test opens learns of it from the environment
+    "escaping": lambda patch: patch.setattr("studio.markup.escape", lambda text: text),
+    "one studio for a folder": lambda patch: patch.setattr(fcntl, "flock", lambda *given: None),
+    "no network file system": lambda patch: patch.setattr("studio.folder.NETWORK_SYSTEMS", set()),
     "the backup API": lambda patch: patch.setattr(
         db.backup, "copy_database", lambda a, b: b.write_bytes(a.read_bytes())
     ),
@@ -212,11 +274,13 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class Fork:
-    """A copy of this process that does some work and ends, in a fraction of the time that a fresh interpreter takes."""
+    """A copy of this process that does some work and ends, in a fraction of the time that a fresh interpreter takes; it does not
+    outlive the original."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.pid = os.fork()
         if self.pid == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
             code = 1
             try:
                 work()
@@ -233,6 +297,69 @@ class Fork:
     def wait(self) -> int:
         """The exit code; negative: the signal that ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def interrupted(place: Path, act: Callable[[], object], at: int, how: str) -> int:
+    """Do an act in a copy of this process, which is killed (`how` is "kill") at its step number `at`, or finds the disk full
+    from then on ("full"). A step is what changes the disk: a file below `place` that is opened to be written, renamed, linked or
+    removed, a folder that is made, any sync, and any statement that writes to a database.
+
+    Returns how many steps there were when nothing happened, 0 when the fault came and was told in words or by the end of the
+    process. Raises Broken when it came as a bug.
+    """
+    told = place.parent / f"steps-{uuid.uuid4().hex}"
+
+    def work() -> None:
+        steps = _Steps(place, at, how)
+        try:
+            act()
+        except WinnowError:
+            os._exit(FULL)
+        told.write_text(str(steps.count))
+
+    code = Fork(work).wait()
+    promised(code in (0, FULL, -signal.SIGKILL), f"step {at} failed as a bug (exit code {code})")
+    return int(told.read_text()) if code == 0 else 0
+
+
+FULL = 28
+NEEDS_ROOM = {"open", "os.mkdir", "os.rename", "os.link", "fsync", "statement"}
+
+
+class _Steps:
+    """Counts the steps of this process from here on, and brings the fault. There is no way back from an audit hook."""
+
+    def __init__(self, place: Path, at: int, how: str) -> None:
+        self._place, self._at, self._how = str(place), at, how
+        self.count = 0
+        sync = os.fsync
+        os.fsync = lambda file: (self.step("fsync"), sync(file))[1]
+        sys.addaudithook(self._heard)
+        event.listen(Engine, "before_cursor_execute", self._executed)
+        event.listen(Engine, "commit", lambda connection: self.step("statement"))
+
+    def _heard(self, what: str, given: tuple[Any, ...]) -> None:
+        if what == "open":
+            changes = isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        else:
+            changes = what in ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir")
+        if changes and str(given[0]).startswith(self._place):
+            self.step(what)
+
+    def _executed(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.lstrip().startswith(("SELECT", "PRAGMA", "WITH")):
+            self.step("statement")
+
+    def step(self, what: str) -> None:
+        self.count += 1
+        if self.count < self._at or self._at == 0:
+            return
+        if self._how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "statement":
+            raise exc.OperationalError("", {}, sqlite_module().OperationalError("database or disk is full"))
+        if what in NEEDS_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:

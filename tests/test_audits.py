@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import candidates, leased
 
+from db import schema
 from db.audits import POOLED, Audit, in_order
 from db.errors import NotFound, WinnowError
 from db.records import Dataset, Decision, NewVerdict
@@ -96,7 +97,7 @@ def test_a_deleted_candidate_keeps_its_place(store: Store, dataset: Dataset, ids
     made = drawn(store, dataset, ids)
     second = store.audits.items(made.id)[1].candidate_id
     with store._database.write() as connection:
-        connection.exec_driver_sql("DELETE FROM candidate WHERE id = ?", (second,))
+        connection.execute(schema.candidate.delete().where(schema.candidate.c.id == second))
     assert [item.gone for item in store.audits.looked(made.id)] == [False, True, False, False]
 
 

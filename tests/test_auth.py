@@ -511,7 +511,7 @@ def test_users_are_kept_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_the_first_start_tells_the_password_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    serve._meet(tmp_path, "0.0.0.0")
+    serve._meet({"home": str(tmp_path), "host": "0.0.0.0"})
     told = capsys.readouterr().out
     password = re.search(r"([a-z2-7]{4}-){3}[a-z2-7]{4}", told)
     assert password and "TLS" in told
@@ -519,7 +519,7 @@ def test_the_first_start_tells_the_password_once(tmp_path: Path, capsys: pytest.
     user = store.users.checked("admin", password[0])
     store.close()
     assert user is not None and user.one_time
-    serve._meet(tmp_path, "127.0.0.1")
+    serve._meet({"home": str(tmp_path), "host": "127.0.0.1"})
     assert capsys.readouterr().out == ""
 
 

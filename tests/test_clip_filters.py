@@ -15,7 +15,7 @@ import yaml
 from db.records import Dataset, Kind, NewCandidate
 from db.store import Store
 from engine.filters import FILTERS, Judgement
-from engine.pixels import encode_png
+from engine.pixels import decode, encode_png
 from engine.roles import Context
 from engine.score import score
 from engine.subject import Subject
@@ -229,6 +229,29 @@ def test_the_second_of_two_like_pictures_is_the_duplicate(store: Store, dataset:
     assert score(context, [ids[2]], ["near_duplicate"])[0] == again  # whatever part of the run is scored
     (alone,) = drawn(store, dataset, [scene(0)])
     assert score(context, [alone], ["near_duplicate"])[0].value == 0, "another run"
+
+
+def test_a_whole_image_is_a_duplicate_of_one_of_the_data_set_but_not_of_itself(store: Store, dataset: Dataset) -> None:
+    first, *_, last = store.datasets.images(dataset.id)
+    own = [decode(store.blobs.get(image.digest or "")) for image in (first, last)]
+    shard = leased(store, dataset.id)
+    made = [
+        NewCandidate(target=f"image:{i}", variant=0, kind=kind, image_id=first.id, seed=i, digest=digest)
+        for i, (kind, digest) in enumerate(
+            [
+                (Kind.PAIR, first.digest),  # of the data set itself, to be judged
+                (Kind.TRIPLET, last.digest),
+                (Kind.TRIPLET, store.blobs.put(encode_png(own[0][:, ::-1].copy()))),
+                (Kind.INSTANCE, last.digest),
+            ]
+        )
+    ]
+    store.review.add_candidates(shard, made, dataset.id)
+    context = Context(store, dataset.id)
+    itself, copy, other, painted = score(context, store.review.candidate_ids(shard.run_id), ["near_duplicate"])
+    assert copy.value == 1.0 and f"like {last.file_name} of the data set" in copy.reason
+    assert all(one.value is not None and one.value < 0.98 for one in (itself, other))
+    assert "data set" not in painted.reason, "what is painted into an image may look like it"
 
 
 @pytest.mark.parametrize(

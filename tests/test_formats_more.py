@@ -327,6 +327,18 @@ def test_an_export_says_what_is_lost(tmp_path: Path, store: Store, dataset: Any,
 # Faults
 
 
+def test_what_is_lost_is_written_beside_the_annotations_and_nothing_where_nothing_is(
+    tmp_path: Path, store: Store, dataset: Any
+) -> None:
+    document = store.datasets.document(dataset.id)
+    losses = formats.write(document, tmp_path / "coco", "coco")
+    report = (tmp_path / "coco" / formats.REPORT).read_text()
+    assert losses and all(f"- {loss}\n" in report for loss in losses)
+    again = formats.read(tmp_path / "coco")
+    assert not again.faults and formats.write(again, tmp_path / "again", "coco") == []
+    assert not (tmp_path / "again" / formats.REPORT).exists()
+
+
 def write_json(folder: Path, source: Any) -> Path:
     (folder / "x.json").write_text(json.dumps(source))
     return folder / "x.json"

@@ -160,7 +160,7 @@ def test_the_page_shows_two_runs_side_by_side_and_what_changed(studio: Studio, d
     assert sheet.count("<figure") == 1 and "thing 1" in sheet
     nothing, *_ = attention.sought(studio, before.id, after.id, "won", "unicorn")
     assert "No such phrase" in nothing
-    detail, picked, _ = attention.picked_one(studio, before.id, after.id, SimpleNamespace(_data={"id": "1"}))  # type: ignore[arg-type]
+    detail, picked, *_ = attention.picked_one(studio, before.id, after.id, SimpleNamespace(_data={"id": "1"}))  # type: ignore[arg-type]
     assert picked == "1" and detail.count("data:image/png;base64") == 2
     assert f"run {before.id}: miss" in detail and f"run {after.id}: hit" in detail
 

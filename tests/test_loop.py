@@ -116,8 +116,8 @@ def test_the_whole_loop(studio: httpx.Client, tmp_path: Path) -> None:
 def test_refusals_are_sentences(studio: httpx.Client) -> None:
     cases = [
         ("/api/datasets", {"path": "/nowhere/at/all", "name": "x"}, 400, "There is nothing at /nowhere/at/all"),
-        ("/api/generate", {"dataset": "nothing", "recipe": "gen2det"}, 400, "No data set named 'nothing'"),
-        ("/api/train", {"snapshot": "nothing"}, 400, "No snapshot named 'nothing'"),
+        ("/api/generate", {"dataset": "nothing", "recipe": "gen2det"}, 404, "No data set named 'nothing'"),
+        ("/api/train", {"snapshot": "nothing"}, 404, "No snapshot named 'nothing'"),
         ("/api/train", {"snapshot": "nothing", "speed": 3}, 422, "speed"),
         ("/api/runs/1/explode", {}, 404, "known wishes"),
     ]

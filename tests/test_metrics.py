@@ -15,9 +15,11 @@ from fastapi.testclient import TestClient
 
 from db.database import sqlite_module
 from db.errors import WinnowError
-from db.records import Decision, NewVerdict
+from db.records import Dataset, Decision, NewVerdict
 from db.store import Store
-from studio import doctor, logs, metrics
+from engine.jobs import Worker
+from studio import actions, doctor, logs, metrics
+from studio.context import Studio
 from studio.metrics import BOUNDS, Metrics
 
 
@@ -84,6 +86,31 @@ def test_requests_fall_into_the_buckets_they_belong_to(client: TestClient, count
     assert found['winnow_requests_total{area="pages",method="other",status="418"}'] == 1
 
 
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo '0, NVIDIA H200, 1024, 143771'; echo '1, NVIDIA A, 0, 81920'", {"0": 2**30, "1": 0}),
+        ("echo 'No devices were found'; exit 6", {}),
+        ("echo 'Failed to initialize NVML'", {}),
+        ("exec sleep 30", {}),
+    ],
+)
+def test_the_memory_of_cards_is_what_the_driver_says(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, expected: dict[str, int]
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\n{script}\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(metrics, "DRIVER_SECONDS", 0.3 if "sleep" in script else 10.0)
+    found = {name: value for name, value in samples(client).items() if "gpu_memory_used" in name}
+    names = {
+        f'winnow_gpu_memory_used_bytes{{gpu="{i}",name="{n}"}}' for i, n in (("0", "NVIDIA H200"), ("1", "NVIDIA A"))
+    }
+    assert set(found) == (names if expected else set())
+    assert sorted(found.values()) == sorted(expected.values())
+
+
 def test_labels_cannot_break_the_format(client: TestClient, counted: Metrics) -> None:
     counted.observe('a"b\\c\nd', "GET", 200, 0.1)
     assert samples(client)['winnow_requests_total{area="a\\"b\\\\c\\nd",method="GET",status="200"}'] == 1
@@ -119,7 +146,8 @@ def logged(kind: str, act: Any) -> str:
         act(logging.getLogger("studio.test"))
     finally:
         root.handlers[:], root.level = handlers, level
-        logging.getLogger("studio").setLevel(ours)
+        for one in ("db", "engine", "studio"):
+            logging.getLogger(one).setLevel(ours)
     return kept.getvalue()
 
 
@@ -147,6 +175,40 @@ def test_nobody_writes_a_line_of_the_log_from_outside() -> None:
             logger.warning("wrong name %s", "x\nERROR studio.auth: all is lost\r")
 
     assert logged("text", act) == "WARNING studio.test: wrong name x\\nERROR studio.auth: all is lost\\r [r1]\n"
+
+
+def test_lines_for_people_name_the_request_and_the_run() -> None:
+    def act(logger: logging.Logger) -> None:
+        logger.warning("alone")
+        logger.warning("of a run", extra={"run": 5})
+        with logs.within("r1"):
+            logger.warning("of both", extra={"run": 5})
+
+    expected = ["alone", "of a run [run 5]", "of both [r1, run 5]"]
+    assert logged("text", act).splitlines() == [f"WARNING studio.test: {line}" for line in expected]
+
+
+def test_from_a_request_one_finds_its_run_and_from_a_run_what_its_worker_said(store: Store, dataset: Dataset) -> None:
+    studio = Studio(store=store, home=store.home)
+
+    def act(_: logging.Logger) -> None:
+        with logs.within("r1"):
+            run = actions.start_recipe(studio, dataset="small", recipe="gen2det", amount=2)
+        store.ledger.plan(run.id, [({}, 1)])
+        shard = store.ledger.claim(run.id, "tester")
+        worker = Worker(store.home, module="fake_runs")
+        assert shard is not None
+        worker._answer(run, shard, None, {"what": "log", "text": "half of it", "level": "warning"})  # type: ignore[arg-type]
+        worker._answer(run, shard, None, {"what": "failed", "error": "broken"})  # type: ignore[arg-type]
+        worker.store.close()
+
+    lines = [json.loads(line) for line in logged("json", act).splitlines()]
+    run = store.ledger.runs(limit=2)[-1].id
+    (asked,) = [line for line in lines if line.get("request") == "r1"]
+    assert asked["run"] == run and asked["message"].startswith("queued: ")
+    said = [(line["level"], line["message"], line["shard"]) for line in lines if line["logger"] == "engine.jobs"]
+    assert said == [("warning", "half of it", 0), ("error", "the shard failed: broken", 0)]
+    assert {line["run"] for line in lines if line["logger"] == "engine.jobs"} == {run}
 
 
 def test_an_unknown_kind_of_log_is_refused() -> None:

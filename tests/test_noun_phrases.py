@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.errors import WinnowError
 from engine import noun_phrases as module
-from engine.noun_phrases import bare, noun_phrases
+from engine.noun_phrases import bare, noun_phrases, unmeasured
 from engine.tabletop import Difficulty, paint
 
 SAID = [
@@ -45,6 +45,11 @@ def test_a_phrase_without_its_determiner_is_what_a_dictionary_lists() -> None:
     assert [bare(text) for text in ("A red Ball", "two of", "the", "no 3 mugs")] == ["red ball", "of", "the", "mugs"]
 
 
+def test_adjectives_stand_by_the_thing_when_its_measure_is_left_out() -> None:
+    said = ("a green pair of scissors", "two Pairs of red scissors", "a mug", "a pair of the scissors")
+    assert [unmeasured(text) for text in said] == ["a green scissors", "two red scissors", *said[2:]]
+
+
 def test_asking_for_a_missing_spacy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "spacy_model", lambda: None)
     module._pipeline.cache_clear()
@@ -63,3 +68,19 @@ def test_every_phrase_of_tabletop_captions_is_found() -> None:
     ]
     assert sum(len(truth.phrases) for truth in truths) > 60
     assert missed == []
+
+
+def test_spacys_own_chunks_are_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spacy = pytest.importorskip("spacy")
+    from spacy.tokens import Doc
+
+    parsed = Doc(
+        spacy.blank("en").vocab,
+        words=["A", "red", "mug", "is", "near", "two", "plates", "and", "it"],
+        heads=[2, 2, 3, 3, 3, 6, 4, 6, 6],
+        deps=["det", "amod", "nsubj", "ROOT", "prep", "nummod", "pobj", "cc", "conj"],
+        pos=["DET", "ADJ", "NOUN", "AUX", "ADP", "NUM", "NOUN", "CCONJ", "PRON"],
+    )
+    monkeypatch.setattr(module, "spacy_model", lambda: "en_of_one_sentence")
+    monkeypatch.setattr(module, "_pipeline", lambda: lambda text: parsed)
+    assert [parsed.text[slice(*span)] for span in noun_phrases(parsed.text)] == ["A red mug", "two plates"]

@@ -12,6 +12,7 @@ from conftest import candidates, leased, small_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from db import schema
 from db.columns import ACCEPT, PENDING, REJECT, decide, effective
 from db.errors import NotFound, WinnowError
 from db.queries import Queue
@@ -163,7 +164,7 @@ def test_a_policy_stored_before_groups_and_classes_is_read(store: Store) -> None
     made = store.review.save_policy("old", [Rule(filter="seam", at_most=3, kinds=(Kind.INSTANCE,))])
     old = b'[{"filter":"seam","at_least":null,"at_most":3.0,"kinds":["instance"]}]'
     with store._database.write() as connection:
-        connection.exec_driver_sql("UPDATE policy SET rules = ? WHERE id = ?", (old, made.id))
+        connection.execute(schema.policy.update().where(schema.policy.c.id == made.id).values(rules=old))
     assert store.review.policy(made.id) == made
     assert msgspec.json.decode(old, type=list[Rule]) == list(made.rules)
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from db.formats import FORMATS
 from engine.filters import FILTERS
@@ -50,7 +51,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
 
 
 NAMED = {
-    "command": [command.name or command.callback.__name__ for command in app.registered_commands if command.callback],
+    "command": list(get_command(app).commands),
     "recipe": [recipe.name for recipe in recipes()],
     "format": list(FORMATS),
     "filter": list(FILTERS),

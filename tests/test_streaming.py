@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db import formats, spool
+from db import datasets, formats, spool
+from db import document as documents
+from db.codec import Firsts
+from db.document import Document
 from db.errors import BadDataset
-from db.formats import jsonstream
+from db.formats import annotations as noted
+from db.formats import coco, jsonstream
 from db.formats.annotations import Annotation
 from db.formats.jsonstream import Chunk, JsonFile
-from db.records import Image
+from db.records import Box, Category, Image, Phrase
 from db.spool import Spool, in_order
+from db.store import Store
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 texts = st.text(st.sampled_from('ab{}[],:"\\é日 \n'), max_size=8)
@@ -104,3 +111,104 @@ def test_a_spool_gives_back_what_it_got_in_any_order_asked_for(numbers: list[int
     assert [one.id for one in kept] == [one.id for one in kept] == numbers and len(kept) == len(numbers)
     assert [kept[place] for place in range(len(kept))] == [image(number) for number in numbers]
     assert [one.id for one in in_order(lambda: kept, Image, lambda one: one.id)] == sorted(numbers)
+
+
+ODD: list[dict[str, Any]] = [
+    {},
+    {"id": "7"},
+    {"iscrowd": None},
+    {"segmentation": None},
+    {"segmentation": [[1.5, 2, 3, 4, 5, 6]], "iscrowd": 1},
+    {"area": None},
+    {"note": {"by": "someone"}},
+    {"bbox": [1, 1, 0, 4]},
+    {"image_id": 9},
+    {"id": 1},
+]
+
+
+def annotated(path: Path) -> Path:
+    """A COCO file over several lines, with annotations of every kind, unsound ones among them."""
+    known = {"image_id": 1, "category_id": 1, "bbox": [1.25, 2, 3, 4], "area": 12.0, "iscrowd": 0}
+    items = [{"id": number, **known, **odd} for number, odd in enumerate(ODD * 3, 1)]
+    for item in items:
+        if item["iscrowd"] is None:
+            del item["iscrowd"]
+    image = {"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}
+    whole = {"images": [image], "annotations": items, "categories": [{"id": 1, "name": "cup"}]}
+    path.write_text(json.dumps(whole, indent=1))
+    return path
+
+
+def test_annotations_are_the_same_rows_whether_they_are_kept_or_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, found = annotated(tmp_path / "a.json"), []
+    for kept in (0, 10**9):
+        monkeypatch.setattr(noted, "KEPT", kept)
+        document = formats.read(path, annotations_only=True)
+        found.append((list(document.box_rows(Firsts(5, 3, 2))), document.faults))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 3 * 7 - 2 and len(found[0][1]) == 3 * 3 + 2  # the id "7" is there once
+
+
+def test_a_mask_over_several_lines_is_written_as_it_was_read(tmp_path: Path, store: Store) -> None:
+    document = formats.read(annotated(tmp_path / "a.json"), annotations_only=True)
+    imported = store.datasets.import_document(document, "lines", skip_bad=True)
+    formats.write(store.datasets.document(imported.id), tmp_path / "out", "coco")
+    again = json.loads((tmp_path / "out/annotations.json").read_text())["annotations"]
+    first, bad = json.loads((tmp_path / "a.json").read_text())["annotations"], {9, 10, 20, 30}
+    kept = {one["id"]: one for one in first[:10] if one["bbox"][2] and one["image_id"] == 1}
+    assert not bad & {one["id"] for one in again}
+    assert {one["id"]: one for one in again if one["id"] in kept} == kept
+
+
+def made(images: int) -> Document:
+    """Images with four boxes and a phrase each; the boxes go round all images four times."""
+    pictures = [Image(id=i, file_name=f"{i}.jpg", width=90, height=90, source_id=i) for i in range(images)]
+    shape = (1.0, 2.0, 30.0, 40.0)
+    boxes = [Box(id=i, image_id=i % images, category_id=0, xyxy=shape, source_id=i) for i in range(4 * images)]
+    phrases = [Phrase(id=i, image_id=i, text="a cup", box_ids=(i,)) for i in range(images)]
+    return Document("coco", [Category(id=0, name="cup")], lambda: pictures, lambda: boxes, lambda: phrases)
+
+
+def of_data_set(store: Store, dataset_id: int) -> Document:
+    return store.datasets.document(dataset_id)
+
+
+def of_snapshot(store: Store, dataset_id: int) -> Document:
+    return store.snapshots.document(store.snapshots.freeze(f"snapshot {dataset_id}", dataset_id))
+
+
+@pytest.mark.parametrize("source", [of_data_set, of_snapshot])
+def test_samples_from_the_store_are_those_of_its_streams(
+    store: Store, source: Callable[[Store, int], Document]
+) -> None:
+    document = source(store, store.datasets.import_document(made(7), "seven").id)
+    plain = Document(
+        document.format, document.categories, document.images, lambda: document.boxes(), lambda: document.phrases()
+    )
+    assert list(document.samples()) == list(plain.samples())
+    assert [len(boxes) for _, boxes, _ in document.samples()] == [4] * 7
+
+
+@pytest.mark.parametrize(("source", "format"), [(of_data_set, "coco"), (of_data_set, "odvg"), (of_snapshot, "odvg")])
+def test_the_memory_of_an_export_does_not_grow_with_the_boxes(
+    tmp_path: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Callable[[Store, int], Document],
+    format: str,
+) -> None:
+    monkeypatch.setattr(datasets, "CHUNK", 20)
+    monkeypatch.setattr(datasets, "PAGE", 20)
+    monkeypatch.setattr(documents, "TOGETHER", 20)
+    monkeypatch.setattr(coco, "PAGE", 20)
+    peaks = []
+    for number, images in enumerate((20, 100, 400)):  # the first fills what Python and the database keep
+        document = source(store, store.datasets.import_document(made(images), f"of {images}").id)
+        tracemalloc.start()
+        formats.write(document, tmp_path / f"{number}", format, with_images=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1]

@@ -53,9 +53,9 @@ def test_a_layout_is_about_where_the_instance_is(scenes: tuple[Path, list[Truth]
 
 def test_the_threshold_is_the_lowest_with_the_wanted_precision() -> None:
     right = [(0.9 - 0.01 * i, True) for i in range(9)]
-    assert threshold([*right, (0.5, False), (0.4, False)]) == 0.5, "nine of ten"
-    assert threshold([(0.9, False), (0.8, True)]) == 0.9, "never so good: the surest tenth"
-    assert threshold([]) == 0.0
+    assert threshold([*right, (0.5, False), (0.4, False)], 0.9) == 0.5, "nine of ten"
+    assert threshold([(0.9, False), (0.8, True)], 0.9) == 0.9, "never so good: the surest tenth"
+    assert threshold([], 0.9) == 0.0
 
 
 def test_a_long_phrase_has_the_rest_of_its_caption() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 import yaml
-from conftest import Quiet
+from conftest import Quiet, small_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from db.errors import WinnowError
-from db.records import WHOLE, Candidate, Dataset, Decision, NewVerdict
+from db.records import WHOLE, Candidate, Category, Dataset, Decision, NewVerdict
 from db.store import Store
 from engine import phrases
 from engine.chat import Usage
@@ -172,6 +175,19 @@ def test_rare_classes_come_first_and_all_in_turn(store: Store, dataset: Dataset)
     keys = choose(store, dataset.id, rules, seed=0, amount=None)
     assert len(keys) == 2 * rules.count and keys[:4:2] == [keys[0], keys[0][:-1] + "1"]
     assert choose(store, dataset.id, rules, seed=0, amount=5) == keys[:5]
+
+
+def test_what_a_collage_cannot_show_is_not_asked_of_it(store: Store, tmp_path: Path) -> None:
+    document = small_document(tmp_path / "document")
+    kite = Category(id=2, name="kite", source_id=3)
+    dataset = store.datasets.import_document(replace(document, categories=[*document.categories, kite]), "kites")
+    drawn = made(store, dataset, load("detclip_pairs"), amount=8)
+    assert len(drawn) == 8 and not any("kite" in one.content.caption for one in drawn)
+    names = {category.id: category.name for category in store.datasets.categories(dataset.id)}
+    assert {names[one.category_id or 0] for one in made(store, dataset, load("richsem"), amount=6)} == {"mug", "ball"}
+    rules = load("richsem").targets
+    first, *_ = choose(store, dataset.id, rules, seed=0, amount=1)
+    assert names[int(first.split(":")[1])] == "kite", "an illustrator that is a model draws it, and it is the rarest"
 
 
 # Places and phrases

@@ -16,8 +16,8 @@ from db.writer import GroupWriter
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(tmp_path / "a.db")
+def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
+    made = Database(database_url or tmp_path / "a.db")
     with made.write() as connection:
         connection.exec_driver_sql("CREATE TABLE line (number INTEGER PRIMARY KEY)")
     yield made

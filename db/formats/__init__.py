@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from db.document import BoxRows, Document
-from db.errors import BadDataset, NotFound, WinnowError
-from db.formats import archives, classfolder, coco, d3, flickr30k, lvis, odvg, omnilabel, pairs, refcoco, voc, yolo
+from db.errors import BadDataset, NotFound, WinnowError, not_written
+from db.formats import amc, archives, classfolder, coco, d3, flickr30k, lvis, odvg, omnilabel, pairs, refcoco, voc, yolo
 from db.formats.checks import Faults, Progress, check_picture, climbs, is_file, is_split, locate, short
 from db.records import Fault, Image
 
+REPORT = "LOSSES.md"
 SNIFFED = 4 * 2**20  # bytes at either end of a JSON file
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -63,8 +67,8 @@ def sniff(path: Path) -> str:
         return found
     seen = path.name if path.is_file() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "an empty folder"
     raise WinnowError(
-        f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO, LVIS or "
-        f"OmniLabel .json, an ODVG .jsonl, a folder with such files (one per split, named train, val, test), a VOC folder "
+        f"{path} is in no format Winnow knows (seen: {seen}). It reads a COCO, LVIS, "
+        f"OmniLabel or AMC .json, an ODVG .jsonl, a folder with such files (one per split, named train, val, test), a VOC folder "
         f"with Annotations/ and JPEGImages/, a YOLO data.yaml, Flickr30k Entities (Annotations/ and Sentences/), RefCOCO "
         f"(instances.json and refs(...).p), the four .pkl files of D3, a folder of images for each class, "
         f"images with captions (a .txt beside each, JSON lines, parquet or tars), and a .zip of any of these."
@@ -106,6 +110,8 @@ def _kind_of_json(path: Path) -> str:
         data = head + b" " + file.read(SNIFFED)
     if all(f'"{key}"'.encode() in data for key in (lvis.NEGATIVE, lvis.PARTIAL)):
         return "lvis"
+    if amc.is_amc(head):
+        return "amc"
     return "omnilabel" if b'"descriptions"' in data and b'"image_ids"' in data else "coco"
 
 
@@ -168,21 +174,45 @@ def _within(faults: Sequence[Fault], root: Path, path: Path) -> list[Fault]:
 
 
 def write(document: Document, folder: Path, format: str, *, with_images: bool = True) -> list[str]:
-    """Write a document into an empty or new folder. Returns what the format cannot hold, a sentence part each.
+    """Write a document into an empty or new folder. Returns what the format cannot hold, a sentence part each; the file
+    `LOSSES.md` beside the annotations says the same.
 
-    Every file is written under a temporary name and renamed; the same document gives the same bytes. Raises WinnowError
-    when the folder is not empty, or two different images have the same file name.
+    The folder appears whole, or not at all when this fails or is killed; the same document gives the same bytes. Raises
+    WinnowError when the folder is not empty, or two different images have the same file name, DiskFull without room.
     """
     if format not in FORMATS:
         raise NotFound("format", format, list(FORMATS))
     if folder.exists() and any(folder.iterdir()):
         raise WinnowError(f"{folder} is not empty. Choose a new folder; exports never overwrite.")
-    _check_file_names(document)
-    folder.mkdir(parents=True, exist_ok=True)
-    losses = FORMATS[format].write(document, folder)
-    if with_images:
-        _copy_images(document, folder, FORMATS[format].place)
+    names = _FileNames(document)
+    try:
+        with _appearing(folder.resolve()) as draft:
+            losses = FORMATS[format].write(replace(document, images=names.passing), draft)
+            if losses:
+                (draft / REPORT).write_text(_report(FORMATS[format], losses), encoding="utf-8")
+            if with_images:
+                _copy_images(document, draft, FORMATS[format].place)
+    except OSError as error:
+        raise not_written(error, f"Nothing was exported to {folder}") from error
     return losses
+
+
+def _report(format: Format, losses: list[str]) -> str:
+    lines = "".join(f"- {loss}\n" for loss in losses)
+    return f"# What was left out\n\nThis is {format.name}, which holds {format.holds}. Not held:\n\n{lines}"
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A new folder beside it that takes its place at the end, or is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    draft.mkdir()
+    try:
+        yield draft
+        draft.replace(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _copy_images(document: Document, folder: Path, place: Callable[[str], str]) -> None:
@@ -195,24 +225,40 @@ def _copy_images(document: Document, folder: Path, place: Callable[[str], str]) 
         shutil.copyfile(source, target)
 
 
-def _check_file_names(document: Document) -> None:
-    hashes = array("q")  # 8 bytes of each name: there may be millions
-    for image in document.images():
-        if image.split and not is_split(image.split):
-            raise WinnowError(f"The split {image.split!r} cannot name a file; nothing was written.")
-        if climbs(image.file_name):
-            raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
-        hashes.append(hash(image.file_name))
-    values, counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)
-    repeated = set(values[counts > 1].tolist())
-    files: dict[str, Path | None] = {}
-    for image in document.images() if repeated else ():
-        if hash(image.file_name) in repeated:
-            source = document.file_of(image)
-            if files.setdefault(image.file_name, source) != source:
-                raise WinnowError(
-                    f"Two different images are named {image.file_name!r}. Export their splits one by one."
-                )
+class _FileNames:
+    """Looks at the names of a document's images when they first go by, which saves a look through all of them."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._sound = False
+
+    def passing(self) -> Iterator[Image]:
+        """The images. Raises WinnowError for a name that leads elsewhere, and at the end when two share theirs."""
+        if self._sound:
+            yield from self._document.images()
+            return
+        hashes = array("q")  # 8 bytes of each name: there may be millions
+        for image in self._document.images():
+            if image.split and not is_split(image.split):
+                raise WinnowError(f"The split {image.split!r} cannot name a file; nothing was written.")
+            if climbs(image.file_name):
+                raise WinnowError(f"The file name {image.file_name!r} leads out of the folder; nothing was written.")
+            hashes.append(hash(image.file_name))
+            yield image
+        self._refuse_repeated(np.frombuffer(hashes, np.int64))
+        self._sound = True
+
+    def _refuse_repeated(self, hashes: NDArray[np.int64]) -> None:
+        values, counts = np.unique(hashes, return_counts=True)
+        repeated = set(values[counts > 1].tolist())
+        files: dict[str, Path | None] = {}
+        for image in self._document.images() if repeated else ():
+            if hash(image.file_name) in repeated:
+                source = self._document.file_of(image)
+                if files.setdefault(image.file_name, source) != source:
+                    raise WinnowError(
+                        f"Two different images are named {image.file_name!r}. Export their splits one by one."
+                    )
 
 
 def _read_coco(path: Path, images: Path | None) -> tuple[Document, Roots]:
@@ -278,6 +324,12 @@ def _image_folders(path: Path, files: dict[str, Path]) -> Roots:
     return roots
 
 
+def _read_amc(path: Path, images: Path | None) -> tuple[Document, Roots]:
+    files = _splits(path, "*.json")
+    roots = {split: [images] if images else found for split, found in _image_folders(path, files).items()}
+    return amc.read(files, roots), roots
+
+
 def _read_classfolder(path: Path, images: Path | None) -> tuple[Document, Roots]:
     document = classfolder.read(path)
     return document, _everywhere(document, [path])
@@ -294,6 +346,7 @@ def _read_voc(path: Path, images: Path | None) -> tuple[Document, Roots]:
 
 
 _READERS = {
+    "amc": _read_amc,
     "classfolder": _read_classfolder,
     "pairs": _read_pairs,
     "coco": _read_coco,

@@ -1,7 +1,8 @@
-"""The annotations of a COCO file, which stay in it: read once to check them, column by column, and again as rows.
+"""The annotations of a COCO file: checked column by column, and then made into rows.
 
-What is kept of each is a few bytes: which image and category it belongs to, and whether it is sound. Only items that
-have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
+Those of a large file stay in it and are read twice: what is kept of each is a few bytes, which image and category it
+belongs to, and whether it is sound. Those of a file of at most `KEPT` bytes are kept, which takes about twice its size.
+Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
 None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, compress
+from itertools import chain, compress, count, repeat
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -36,8 +37,16 @@ from db.records import XYXY, Box, Image
 
 Id = int | str
 Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
+KEPT = 512 * 2**20
+SLICE = 512  # annotations that are made into rows at once: few enough for the caches of the processor
 KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
-NO_CROWD, NO_MASK, NEITHER = b'{"iscrowd":null}', b'{"segmentation":null}', b'{"iscrowd":null,"segmentation":null}'
+NULL, NO_CROWD = b"null", b'{"iscrowd":null}'
+_ABSENT = {  # by whether `iscrowd` is missing, and whether the mask is null
+    (False, False): None,
+    (True, False): NO_CROWD,
+    (False, True): b'{"segmentation":null}',
+    (True, True): b'{"iscrowd":null,"segmentation":null}',
+}
 
 
 class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -100,6 +109,7 @@ class Part:
     ids: NDArray[Any]  # whole numbers; objects where some are texts or none at all
     referred: NDArray[np.int64] | None  # (2, n): ids of image and category; None for what is looked at one by one
     numbers: NDArray[np.float64] | None  # (5, n): x, y, w, h, area
+    items: list[Any] | None = None  # the annotations themselves, where they are kept
     images: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # ordinals, once they are known
     categories: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     sound: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
@@ -141,6 +151,10 @@ class Annotations:
     def add(self, chunk: Chunk) -> None:
         if chunk.items:
             self._parts.append(Part.of(chunk))
+            self._parts[-1].items = chunk.items if self._file.size <= KEPT else None
+
+    def _items(self, part: Part) -> list[Any]:
+        return self._file.again(part.start, part.end, Annotation) if part.items is None else part.items
 
     def check(self, known: Known) -> int:
         """Find what each belongs to; the unsound become faults. Returns how many are sound."""
@@ -187,7 +201,7 @@ class Annotations:
     def _check_rest(self, part: Part, first: int, again: NDArray[np.bool_]) -> None:
         """What is not known to be sound, one by one."""
         doubtful = np.flatnonzero(~part.sound).tolist()
-        items = self._file.again(part.start, part.end, Annotation) if doubtful else []
+        items = self._items(part) if doubtful else []
         for place in doubtful:
             raw = items[place]
             if self._sound(first + place, raw, bool(again[place])):
@@ -248,28 +262,41 @@ class Annotations:
 
     def rows(self, first: Firsts) -> Iterator[BoxRow]:
         """The sound ones as rows of boxes."""
+        return chain.from_iterable(self._rows_by_part(first))
+
+    def _rows_by_part(self, first: Firsts) -> Iterator[Iterable[BoxRow]]:
         ordinal = first.box
         for part in self._parts:
             images = (part.images + np.int64(first.image))[part.sound].tolist()
             categories = (part.categories + np.int64(first.category))[part.sound].tolist()
-            items = compress(self._file.again(part.start, part.end, Annotation), part.sound.tolist())
+            items = list(compress(self._items(part), part.sound.tolist()))
             make = _typed_rows if part.numbers is not None else _mixed_rows
-            yield from make(ordinal, items, images, categories)
+            for at in range(0, len(items), SLICE):
+                some = slice(at, at + SLICE)
+                yield make(ordinal + at, items[some], images[some], categories[some])
             ordinal += len(images)
 
 
-def _typed_rows(
-    ordinal: int, items: Iterable[Annotation], images: list[int], categories: list[int]
-) -> Iterator[BoxRow]:
-    for number, (a, image, category) in enumerate(zip(items, images, categories, strict=True), ordinal):
-        x, y, w, h = a.bbox
-        area = None if a.area is UNSET else a.area
-        mask, extra = bytes(a.segmentation) or None, None
-        if a.iscrowd is UNSET or mask == b"null":
-            extra = NO_CROWD if mask != b"null" else NO_MASK if a.iscrowd is not UNSET else NEITHER
-            mask = None if mask == b"null" else mask
-        source = str(a.id) if type(a.id) is int else source_id_out(a.id)
-        yield number, image, category, source, x, y, x + w, y + h, w, h, area, int(a.iscrowd == 1), mask, extra
+def _typed_rows(ordinal: int, items: list[Annotation], images: list[int], categories: list[int]) -> Iterable[BoxRow]:
+    """Made column by column: a row costs less than half of what it costs alone."""
+    corners_and_sizes = chain.from_iterable([a.bbox for a in items])
+    x, y, w, h = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
+    columns = [column.tolist() for column in (x, y, x + w, y + h, w, h)]
+    crowds, masks = [a.iscrowd for a in items], [bytes(a.segmentation) for a in items]
+    extras: Iterable[bytes | None] = repeat(None)
+    if UNSET in crowds or NULL in masks:
+        extras = [_ABSENT[crowd is UNSET, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
+    return zip(
+        count(ordinal),
+        images,
+        categories,
+        [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items],
+        *columns,
+        [None if a.area is UNSET else a.area for a in items],
+        [1 if crowd == 1 else 0 for crowd in crowds],
+        [mask if mask and mask != NULL else None for mask in masks],
+        extras,
+    )
 
 
 def _mixed_rows(ordinal: int, items: Iterable[Any], images: list[int], categories: list[int]) -> Iterator[BoxRow]:

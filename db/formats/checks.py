@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeGuard
 
@@ -61,8 +61,17 @@ def is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and (value.isascii() or not SURROGATE.search(value))
 
 
-def _is_plain(value: object) -> bool:
-    return value is None or (type(value) is str and value.isascii()) or (type(value) is int and -WHOLE <= value < WHOLE)
+def _are_plain(values: Iterable[object]) -> bool:
+    for value in values:
+        if type(value) is str:
+            if not value.isascii():
+                return False
+        elif type(value) is int:
+            if not -WHOLE <= value < WHOLE:
+                return False
+        elif value is not None:
+            return False
+    return True
 
 
 def unstorable(value: object) -> str | None:
@@ -70,7 +79,7 @@ def unstorable(value: object) -> str | None:
 
     NaN and infinity are no JSON, whole numbers beyond 64 bits and half surrogate pairs have no place in a database.
     """
-    if isinstance(value, dict) and all(map(_is_plain, value)) and all(map(_is_plain, value.values())):
+    if isinstance(value, dict) and _are_plain(value) and _are_plain(value.values()):
         return None  # the common case, in few steps
     pending: list[tuple[object, int]] = [(value, 0)]
     while pending:
@@ -118,8 +127,12 @@ def check_box(faults: Faults, item: str, xyxy: XYXY, image: Image) -> bool:
     return False
 
 
+def _is_side(value: object) -> bool:
+    return type(value) is int and 0 < value <= 65_535
+
+
 def check_size(faults: Faults, item: str, width: object, height: object) -> bool:
-    if all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= 65_535 for v in (width, height)):
+    if _is_side(width) and _is_side(height):
         return True
     faults.add(item, f"size {width!r} x {height!r}", "a width and height in whole pixels, 1 to 65535")
     return False
@@ -172,7 +185,11 @@ def look(path: str) -> tuple[str, int, int, bool]:
                 return kind, width, height, False
             picture.draft("L", (width // 8, height // 8))  # a JPEG is read to its end, but not put together in full
             picture.load()
-            return kind, width, height, picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+            rotated = picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        if kind == "PNG":  # whose pixels may all be there though the file is cut short, which other decoders mind
+            with Picture.open(path, formats=("PNG",)) as whole:
+                whole.verify()
+        return kind, width, height, rotated
     except UNDECODABLE as error:
         raise WinnowError(short(error)) from error
 

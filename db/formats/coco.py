@@ -1,25 +1,31 @@
 """COCO instances: boxes, polygons, RLE, crowds. Reads and writes without losing an id, a field or a digit.
 
-Polygons are carried as raw JSON and never parsed; the annotations are read chunk by chunk (see `annotations`), so that the
-memory a file needs does not grow with them.
+Polygons are carried as raw JSON and never parsed. The annotations are read chunk by chunk (see `annotations`) and written
+page by page: the memory that a large file needs does not grow with them, nor that of any export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import orjson
+from msgspec import UNSET
+from numpy.typing import NDArray
 
-from db.bulk import without_gc
+from db.bulk import batched, without_gc
 from db.codec import BoxRow, Firsts, source_id_in, unpack
 from db.document import BoxRows, Document
 from db.formats.annotations import KEYS as ANNOTATION_KEYS
-from db.formats.annotations import Annotation, Annotations, Id, Known, is_id
+from db.formats.annotations import NO_CROWD, Annotation, Annotations, Id, Known, is_id
 from db.formats.checks import Faults, check_size, check_storable, climbs, is_text, short
 from db.formats.jsonstream import Chunk, JsonFile
 from db.formats.writing import carried, is_private
@@ -28,6 +34,7 @@ from db.spool import Spool
 
 FAMILY = {"coco", "lvis", "refcoco"}  # formats that keep the same private fields
 BUFFER = 2**20  # bytes of a file that is written
+PAGE = 2000  # annotations that are written at once
 KNOWN = ("images", "annotations", "categories")
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 CATEGORY_KEYS = {"id", "name", "frequency"}
@@ -123,8 +130,9 @@ class Split:
             return None
         if not check_size(self.faults, item, raw.get("width"), raw.get("height")):
             return None
-        extra = {key: value for key, value in raw.items() if key not in IMAGE_KEYS}
-        extra |= {} if "file_name" in raw else {"file_name": None}
+        extra = {**raw, "file_name": None}
+        for key in IMAGE_KEYS if "file_name" in raw else IMAGE_KEYS - {"file_name"}:
+            extra.pop(key, None)
         if not check_storable(self.faults, item, extra):
             return None
         return Image(
@@ -176,15 +184,66 @@ def _read(files: dict[str, Path], format: str, kind: type[Split]) -> Document:
         categories=categories,
         info={"splits": info},
         images=lambda: images,
-        boxes=BoxRows(lambda first: _rows(parts, first)),
+        boxes=BoxRows(lambda first: chain.from_iterable(_rows(parts, first))),
         faults=faults,
     )
 
 
-def _rows(parts: list[tuple[Annotations, int]], first: Firsts) -> Iterator[BoxRow]:
+def _rows(parts: list[tuple[Annotations, int]], first: Firsts) -> Iterator[Iterator[BoxRow]]:
     for part, count in parts:
-        yield from part.rows(first)
+        yield part.rows(first)
         first = first._replace(box=first.box + count)
+
+
+class Next:
+    """Numbers for what has no id: those after the largest of all ids, which are looked through when the first is asked for."""
+
+    def __init__(self, ids: Callable[[], Iterable[Id | None]]) -> None:
+        self._ids = ids
+        self._last: int | None = None
+
+    def __call__(self) -> int:
+        if self._last is None:
+            self._last = max((own for own in self._ids() if isinstance(own, int)), default=0)
+        self._last += 1
+        return self._last
+
+
+class Numbers:
+    """Ids by ordinals that ascend, in sixteen bytes each where they are whole numbers."""
+
+    def __init__(self, unnamed: Next) -> None:
+        self._unnamed = unnamed
+        self._ordinals, self._ids = array("q"), array("q")
+        self._texts: dict[int, str] = {}  # by place
+
+    def append(self, ordinal: int, own: Id | None) -> None:
+        known = self._unnamed() if own is None else own
+        if isinstance(known, str):
+            self._texts[len(self._ids)] = known
+        self._ordinals.append(ordinal)
+        self._ids.append(0 if isinstance(known, str) else known)
+
+    def __getitem__(self, ordinal: int) -> Id:
+        place = bisect_left(self._ordinals, ordinal)
+        if place == len(self._ordinals) or self._ordinals[place] != ordinal:
+            raise KeyError(ordinal)
+        return self._texts[place] if place in self._texts else self._ids[place]
+
+    def places(self, ordinals: Sequence[int]) -> NDArray[np.int64]:
+        """Where in the order some ordinals stand. Raises KeyError when one is not there."""
+        known, asked = np.frombuffer(self._ordinals, np.int64), np.asarray(ordinals, np.int64)
+        places = np.searchsorted(known, asked)
+        if len(asked) and not (places.max() < len(known) and (known[places] == asked).all()):
+            raise KeyError(ordinals)
+        return places
+
+    def at(self, places: NDArray[np.int64]) -> list[Id]:
+        """The ids at some places."""
+        ids: list[Id] = np.frombuffer(self._ids, np.int64)[places].tolist()
+        if self._texts:
+            return [self._texts.get(place, own) for place, own in zip(places.tolist(), ids, strict=True)]
+        return ids
 
 
 class Ids:
@@ -192,21 +251,36 @@ class Ids:
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._images = numbered((i.id, i.source_id) for i in document.images())
-        self._categories = numbered((c.id, c.source_id) for c in document.categories)
+        self.categories = numbered((c.id, c.source_id) for c in document.categories)
+
+    def passing(self) -> Iterator[Image]:
+        """The images, of each of which the id is known from then on: for who goes through them once anyway."""
+        self.images = Numbers(Next(lambda: (image.source_id for image in self._document.images())))
+        for image in self._document.images():
+            self.images.append(image.id, image.source_id)
+            yield image
 
     @cached_property
-    def _boxes(self) -> dict[int, Id]:  # for formats that ask in no order; it grows with the boxes
-        return numbered((b.id, b.source_id) for b in self._document.boxes())
+    def images(self) -> Numbers:
+        for _ in self.passing():
+            pass
+        return self.images
+
+    @cached_property
+    def _boxes(self) -> Numbers:  # for formats that ask in no order; it grows with the boxes
+        found = Numbers(Next(lambda: (box.source_id for box in self._document.boxes())))
+        for box in self._document.boxes():
+            found.append(box.id, box.source_id)
+        return found
 
     def image(self, ordinal: int) -> Id:
-        return self._images[ordinal]
+        return self.images[ordinal]
 
     def box(self, ordinal: int) -> Id:
         return self._boxes[ordinal]
 
     def category(self, ordinal: int) -> Id:
-        return self._categories[ordinal]
+        return self.categories[ordinal]
 
 
 def image_out(image: Image, ids: Ids, source: str) -> dict[str, Any]:
@@ -257,44 +331,52 @@ class _Files:
         self._document, self._folder, self._dialect = document, folder, dialect
         self._ids = Ids(document)
         self._files: dict[str, _Writer] = {}
-        self._file_of: dict[int, _Writer] = {}  # by image; empty while there is but one file
+        self._splits = array("I")  # the number of its file, of every image in their order
         self.skipped = self.private = 0
 
     def _file(self, split: str) -> _Writer:
         if split not in self._files:
-            self._files[split] = _Writer(self._folder / self._dialect.file(split), self._document, split)
+            path = self._folder / self._dialect.file(split)
+            self._files[split] = _Writer(path, self._document, split, len(self._files))
             self._files[split].begin("images")
         return self._files[split]
 
     def images(self) -> None:
-        ordinals: dict[str, list[int]] = {}
-        for image in self._document.images():
-            self._file(image.split).item(orjson.dumps(self._dialect.image(image, self._ids, self._document.format)))
-            ordinals.setdefault(image.split, []).append(image.id)
-        for split in ordinals if len(ordinals) > 1 else ():
-            self._file_of |= dict.fromkeys(ordinals[split], self._files[split])
-        only = self._file("") if not ordinals else next(iter(self._files.values()))
-        self._only = only if len(ordinals) < 2 else None
+        for image in self._ids.passing():
+            file = self._file(image.split)
+            file.items([msgspec.Raw(orjson.dumps(self._dialect.image(image, self._ids, self._document.format)))])
+            self._splits.append(file.number)
+        if not self._files:
+            self._file("")
 
     def annotations(self) -> None:
         for file in self._files.values():
             file.end()
             file.begin("annotations")
         out = _BoxOut(self._document, self._ids)
-        for row in self._document.box_rows(Firsts()):
+        for rows in batched(self._document.box_rows(Firsts()), PAGE):
+            self._page(rows, out)
+        self.private = out.private
+
+    def _page(self, rows: list[BoxRow], out: _BoxOut) -> None:
+        places = self._ids.images.places([row[1] for row in rows])
+        images, files = self._ids.images.at(places), np.frombuffer(self._splits, np.uintc)[places].tolist()
+        parts: list[list[_Line | msgspec.Raw]] = [[] for _ in self._files]
+        for row, image, file in zip(rows, images, files, strict=True):
             if row[2] is None:
                 self.skipped += 1
                 out.pass_over(row)
             else:
-                (self._only or self._file_of[row[1]]).item(out.item(row))
-        self.private = out.private
+                parts[file].append(out.item(row, image))
+        for writer, part in zip(self._files.values(), parts, strict=True):
+            writer.items(part)
 
     def close(self) -> None:
         for file in self._files.values():
             file.end()
             file.begin("categories")
-            for category in self._document.categories:
-                file.item(orjson.dumps(self._dialect.category(category, self._ids)))
+            categories = (self._dialect.category(category, self._ids) for category in self._document.categories)
+            file.items([msgspec.Raw(orjson.dumps(category)) for category in categories])
             file.end()
             file.close()
 
@@ -317,8 +399,8 @@ def numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
 class _Writer:
     """A JSON object written piece by piece into a temporary file that takes its name only when it is complete."""
 
-    def __init__(self, path: Path, document: Document, split: str) -> None:
-        self._path, self._part = path, path.with_name(path.name + ".part")
+    def __init__(self, path: Path, document: Document, split: str, number: int) -> None:
+        self._path, self._part, self.number = path, path.with_name(path.name + ".part"), number
         self._file = self._part.open("wb", BUFFER)
         self._file.write(b"{")
         self._first_key, self._first_item = True, True
@@ -335,10 +417,12 @@ class _Writer:
         self._file.write(b"[")
         self._first_item = True
 
-    def item(self, value: bytes) -> None:
-        self._file.write(b"\n" if self._first_item else b",\n")
-        self._file.write(value)
-        self._first_item = False
+    def items(self, values: Sequence[_Line | msgspec.Raw]) -> None:
+        """The next ones of the list, each on a line of its own."""
+        if values:
+            self._file.write(b"\n" if self._first_item else b",\n")
+            self._file.write(_joined(values))
+            self._first_item = False
 
     def end(self) -> None:
         self._file.write(b"]")
@@ -353,51 +437,74 @@ class _Writer:
         self._part.unlink(missing_ok=True)
 
 
+class _Line(msgspec.Struct, gc=False):
+    """An annotation as it is written; what is UNSET is left out."""
+
+    id: msgspec.Raw | int
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float | msgspec.UnsetType
+    iscrowd: int | msgspec.UnsetType
+    segmentation: msgspec.Raw | msgspec.UnsetType
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _joined(values: Sequence[_Line | msgspec.Raw]) -> bytes:
+    """The values as JSON, with a comma and a line feed between them."""
+    lines = _ENCODER.encode_lines(values)
+    if lines.count(b"\n") == len(values):  # none within a mask that was written over several lines
+        return lines[:-1].replace(b"\n", b",\n")
+    return b",\n".join(map(_ENCODER.encode, values))
+
+
 class _BoxOut:
     """Rows of boxes as annotations. One without an id gets the next number after the largest of all."""
 
     def __init__(self, document: Document, ids: Ids) -> None:
-        self._document, self._ids = document, ids
+        self._format, self._categories = document.format, ids.categories
         self._family = document.format in FAMILY
-        self._last: int | None = None
+        self._next = Next(lambda: (source_id_in(row[3]) for row in document.box_rows(Firsts())))
         self.private = 0  # boxes with something that only their own format can hold
 
-    def item(self, row: BoxRow) -> bytes:
-        _, image_id, category_id, source, x1, y1, x2, y2, w, h, area, crowd, segmentation, packed = row
-        w, h = (x2 - x1, y2 - y1) if w is None else (w, h)
-        out: dict[str, Any] = {
-            "id": orjson.Fragment(source) if source is not None else self._next(),
-            "image_id": self._ids.image(image_id),
-            "category_id": self._ids.category(category_id),
-            "bbox": (x1, y1, w, h),
-        }
-        if area is not None or row[8] is None:
-            out["area"] = w * h if area is None else area
-        extra: dict[str, Any] = {} if packed is None else unpack(packed, {})
-        absent = extra if self._family else ()
-        if "iscrowd" not in absent:
-            out["iscrowd"] = 1 if crowd else 0
-        if segmentation is not None:
-            out["segmentation"] = orjson.Fragment(segmentation)
-        return orjson.dumps(self._with_fields(out, extra) if extra else out)
+    def item(self, row: BoxRow, image: Id) -> _Line | msgspec.Raw:
+        _, _, category_id, source, x1, y1, x2, y2, w, h, area, crowd, segmentation, packed = row
+        if w is None:
+            w, h = x2 - x1, y2 - y1
+            area = w * h if area is None else area
+        line = _Line(
+            self._next() if source is None else msgspec.Raw(source),
+            image,
+            self._categories[category_id],
+            (x1, y1, w, h),
+            UNSET if area is None else area,
+            1 if crowd else 0,
+            UNSET if segmentation is None else msgspec.Raw(segmentation),
+        )
+        if packed == NO_CROWD and self._family:  # as in all of LVIS
+            line.iscrowd = UNSET
+            return line
+        return line if packed is None else self._with_fields(line, unpack(packed, {}))
 
     def pass_over(self, row: BoxRow) -> None:
         """Take its number from a row that is not written: the others keep theirs, whatever a format leaves out."""
         if row[3] is None:
             self._next()
 
-    def _with_fields(self, out: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        source = self._document.format
-        self.private += not self._family and is_private(extra, source)
-        nulls = {key: None for key in ("area", "segmentation") if self._family and key in extra}
-        return out | nulls | carried(extra, source, ANNOTATION_KEYS)
-
-    def _next(self) -> int:
-        if self._last is None:
-            given = (source_id_in(row[3]) for row in self._document.box_rows(Firsts()))
-            self._last = max((own for own in given if isinstance(own, int)), default=0)
-        self._last += 1
-        return self._last
+    def _with_fields(self, line: _Line, extra: dict[str, Any]) -> _Line | msgspec.Raw:
+        """The annotation with the fields that only some have. In our own formats None stands for one that was missing
+        (`iscrowd`) or null (`area`, `segmentation`)."""
+        fields = carried(extra, self._format, ANNOTATION_KEYS)
+        if self._family:
+            line.iscrowd = UNSET if "iscrowd" in extra else line.iscrowd
+            fields = {
+                key: None for key in ("area", "segmentation") if key in extra and getattr(line, key) is UNSET
+            } | fields
+        else:
+            self.private += is_private(extra, self._format)
+        return msgspec.Raw(_ENCODER.encode(line)[:-1] + b"," + orjson.dumps(fields)[1:]) if fields else line
 
 
 def _category(number: int, raw: dict[str, Any]) -> Category:

@@ -141,8 +141,8 @@ class Reader:
         """Parquet, a batch of rows at a time."""
         if find_spec("pyarrow") is None:
             raise WinnowError(
-                f"{path.name} is parquet, which is read with pyarrow. Install it (pip install pyarrow), or write the data set "
-                "as JSON lines."
+                f"{path.name} is parquet, which is read with pyarrow. Install it (pip install 'winnow[pairs]', or pip install "
+                "pyarrow), or write the data set as JSON lines."
             )
         faults = Faults(str(path))
         try:

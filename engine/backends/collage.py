@@ -17,6 +17,7 @@ from engine.backends.paste import MARGIN, blend, extent, fill, place
 from engine.claims import mentions, plain_name
 from engine.layout import lay_out, place_said
 from engine.lexicon import nouns, singular
+from engine.noun_phrases import unmeasured
 from engine.phrases import chunks
 from engine.pixels import decode, rectangle
 from engine.roles import Context, Drawn, DrawTask
@@ -93,17 +94,24 @@ class CollageIllustrator:
 
     # Instances
 
+    def shows(self, phrase: str, split: str) -> bool:
+        """Whether the split has an instance that looks as the phrase says."""
+        return bool(self._fitting(phrase, split))
+
     def _choose(self, phrase: str, split: str, chance: random.Random) -> Source | None:
+        pool = self._fitting(phrase, split)
+        return chance.choice(pool) if pool else None
+
+    def _fitting(self, phrase: str, split: str) -> list[Source]:
         wanted = self._wanted(phrase)
         known = self._found(wanted.category, split) if wanted else ()
         looks = [(source, slots) for source, slots in known if slots is not None]
         fitting = [source for source, slots in looks if wanted and slots is not None and wanted.slots <= slots]
-        pool = fitting if looks else [source for source, _ in known]
-        return chance.choice(pool) if pool else None
+        return fitting if looks else [source for source, _ in known]
 
     def _wanted(self, phrase: str) -> _Wanted | None:
         """What the first noun of the phrase asks for, None when it is no class of the data set."""
-        said = mentions(phrase, tuple(self._names.values()))
+        said = mentions(unmeasured(phrase), tuple(self._names.values()))
         category = self._names.get(_noun(said[0].noun)) if said else None
         return _Wanted(category, frozenset(said[0].slots)) if category else None
 
@@ -154,7 +162,9 @@ def _noun(name: str) -> str:
 
 
 def _looks(box: Box, phrases: Sequence[Phrase], names: tuple[str, ...]) -> Slots | None:
-    own = [mentions(phrase.text, names) for phrase in phrases if phrase.holds and phrase.box_ids == (box.id,)]
+    own = [
+        mentions(unmeasured(phrase.text), names) for phrase in phrases if phrase.holds and phrase.box_ids == (box.id,)
+    ]
     return frozenset(slot for said in own for slot in (said[0].slots if said else ())) if own else None
 
 

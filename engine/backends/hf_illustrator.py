@@ -82,6 +82,10 @@ class DiffusersIllustrator:
         """The pipeline that draws."""
         return self._model.pipe
 
+    def shows(self, phrase: str, split: str) -> bool:
+        """A model tries to draw anything."""
+        return True
+
     def draw(self, tasks: Sequence[DrawTask]) -> list[Drawn | str]:
         """One image per task, in order; those of one size share batches. A sentence where a task cannot be done."""
         done: dict[int, Drawn | str] = {}

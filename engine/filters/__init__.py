@@ -166,8 +166,9 @@ FILTERS: dict[str, Filter] = {
     "near_duplicate": Filter(
         name="near_duplicate",
         title="Near-duplicate",
-        help="How like the box's picture, or the whole image that was made, is to one that the same run made before for its class, by perceptual hash and, "
-        "where the pack has one, by embedder; 1 is the same.",
+        help="How like the box's picture, or the whole image that was made, is to one that the same run made before for its "
+        "class, by perceptual hash and, where the pack has one, by embedder; whole images are compared with those of the data "
+        "set too, by perceptual hash. 1 is the same.",
         kinds=IMAGES | WHOLE,
         better="lower",
         # on Tabletop 0.96 took a tenth of the good for duplicates, 0.98 half as many, and no fewer copies were found

@@ -1,23 +1,25 @@
-"""Whether a run has made the same picture before."""
+"""Whether a run has made the same picture before, or a whole image is one of the data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from db.errors import WinnowError
-from db.records import Candidate, Kind
+from db.records import WHOLE, Candidate, Image, Kind
 from engine.embeddings import Load, Pictures, Region
 from engine.filters.embedded import embeddings
 from engine.filters.judgement import Judgement
-from engine.pixels import gray, rectangle
+from engine.pixels import decode, gray, rectangle
 from engine.roles import Context
 from engine.subject import Subject
 
 WINDOW = 2000  # earlier candidates of the run that one is compared with
+MOST_OWN = 20_000  # images of the data set that a whole image is compared with; of more, some from all of it
 SIDE, KEPT = 32, 8  # of the picture that is transformed, and of its lowest frequencies
 BOUNDLESS = (1 << 30, 1 << 30)  # the size of an image that is not read yet
 
@@ -40,7 +42,8 @@ class DCTHash:
 
 def near_duplicate(subjects: Sequence[Subject], context: Context) -> list[Judgement]:
     """How like the picture in the box is to one that the same run made earlier for the same class: the largest share of
-    equal bits of their perceptual hashes, or cosine of their embeddings when there is an embedder."""
+    equal bits of their perceptual hashes, or cosine of their embeddings when there is an embedder. A whole image is compared
+    with those of the data set too, of all splits, by their hashes."""
     hashes = _hashes(context)
     try:
         embedded, how = embeddings(context), "perceptual hash"
@@ -53,7 +56,16 @@ def near_duplicate(subjects: Sequence[Subject], context: Context) -> list[Judgem
     }
     if embedded is not None:
         looks["embedding"] = (_vectors(embedded, regions, subjects[0].load), float)
-    return [_judgement(subject.candidate, earlier[subject.candidate.id], looks) for subject in subjects]
+    own = _own(context) if any(subject.candidate.kind in WHOLE for subject in subjects) else _NOTHING
+    hashed = looks[how][0]
+    return [
+        max(
+            _judgement(one.candidate, earlier[one.candidate.id], looks),
+            _judged_by_own(one.candidate, hashed, own),
+            key=lambda judgement: -1.0 if judgement.value is None else judgement.value,
+        )
+        for one in subjects
+    ]
 
 
 _Vectors = dict[Region | None, np.ndarray | str]
@@ -62,6 +74,49 @@ _Vectors = dict[Region | None, np.ndarray | str]
 @lru_cache(maxsize=4)
 def _hashes(context: Context) -> Pictures:
     return Pictures(context.store.home / "cache" / "embeddings", DCTHash())
+
+
+class _Own(NamedTuple):
+    """Images of the data set, their places by id, and their hashes [n, 64]."""
+
+    images: Sequence[Image]
+    places: dict[int, int]
+    hashes: np.ndarray
+
+
+_NOTHING = _Own((), {}, np.empty((0, DCTHash.width), np.float32))
+
+
+@lru_cache(maxsize=4)
+def _own(context: Context) -> _Own:
+    """Those that can be read; hashed once, then kept on disk."""
+    datasets = context.store.datasets
+    ids = datasets.image_ids(context.dataset_id)
+    known = datasets.images_of(ids[:: -(-len(ids) // MOST_OWN) or 1])
+    images = [image for image in known.values() if image.digest is not None]
+    regions = [Region(image.digest or "") for image in images]
+    vectors = _hashes(context).images(regions, lambda digest: decode(context.store.blobs.get(digest)))
+    read = [(image, row) for image, row in zip(images, vectors, strict=True) if not isinstance(row, str)]
+    if not read:
+        return _NOTHING
+    places = {image.id: place for place, (image, _) in enumerate(read)}
+    return _Own([image for image, _ in read], places, np.array([row for _, row in read]))
+
+
+def _judged_by_own(candidate: Candidate, hashed: _Vectors, own: _Own) -> Judgement:
+    """By the images of the data set, less the one that the candidate is itself."""
+    vector = hashed.get(_region(candidate))
+    if candidate.kind not in WHOLE or vector is None or isinstance(vector, str):
+        return Judgement(None, "not compared with the data set")
+    alike = (1 + own.hashes @ vector) / 2
+    place = own.places.get(candidate.image_id)
+    if place is not None and own.images[place].digest == candidate.digest:
+        alike[place] = 0
+    if not alike.any():
+        return Judgement(None, "the data set has no other image")
+    worst = int(alike.argmax())
+    name = own.images[worst].file_name
+    return Judgement(float(alike[worst]), f"{alike[worst]:.2f} like {name} of the data set by perceptual hash")
 
 
 def _earlier(subjects: Sequence[Subject], context: Context) -> dict[int, list[Candidate]]:

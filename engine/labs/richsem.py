@@ -4,7 +4,7 @@ add.
 For every seed Tabletop gives other long-tailed training images, and for each class beyond the most frequent third
 images that show mainly one object of it. As on the web, a share of these bears the name of another class, and a share
 is cropped past its object. All arms compare features with CLIP's texts, start from one detector that has seen other
-kinds only, and take the same number of steps.
+kinds only, and see the same number of batches of boxes, but for the arm that shows what more of them bring.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from engine.tabletop.kinds import KINDS
 
 PRESET = "tiny_faster_rcnn"
 STARTED_FROM = 20_000  # seed of the world that the shared start learns from
-BASE, HARD, LABEL, SEMANTIC, SINGLE = (
-    "boxes only", "hard labels", "soft, label branch", "soft, semantic branch", "soft, without mosaic"
+BASE, LONGER, HARD, LABEL, SEMANTIC, SINGLE = (
+    "boxes only", "boxes, twice as long", "hard labels", "soft, label branch", "soft, semantic branch",
+    "soft, without mosaic",
 )  # fmt: skip
 WHOLE: dict[str, Any] = {"class_images": "alternate", "mosaic": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     BASE: {"class_images": "none"},
+    LONGER: {"class_images": "none"},
     HARD: WHOLE,
     LABEL: {**WHOLE, "soft": "label"},
     SEMANTIC: {**WHOLE, "soft": "semantic"},
@@ -42,7 +44,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 ARMS = (
     Arm(BASE, "the long-tailed boxes alone, with repeat-factor sampling and the federated loss, as all arms have"),
-    Arm(HARD, "and every other batch of class images in mosaics, taken for boxes of their class", (BASE,)),
+    Arm(LONGER, "the same for as many batches as the arms with class images", (BASE,)),
+    Arm(
+        HARD, "after each batch of boxes one of class images in mosaics, taken for boxes of their class", (BASE, LONGER)
+    ),
     Arm(LABEL, "and CLIP's soft labels of all boxes, learnt by the classifier itself", (BASE, HARD)),
     Arm(
         SEMANTIC,
@@ -75,11 +80,11 @@ class Size(msgspec.Struct, frozen=True):
     cut: float = 0.2
     rare: int = 10
     common: int = 40
-    steps: int = 600
+    steps: int = 320
     batch_size: int = 8
     lr: float = 1e-3
     start_images: int = 400
-    start_steps: int = 1000
+    start_steps: int = 800
     repeat: float = 0.1
     federated: int = 9
     weight: float = 0.5
@@ -116,9 +121,9 @@ def notes(size: Size) -> tuple[str, ...]:
         ),
         (
             f"Every training starts from one detector that was trained for {size.start_steps} steps on the other "
-            f"{len(KINDS) - size.kinds} kinds, and takes {size.steps} steps of {size.batch_size} images ({PRESET}). With class "
-            "images every other batch is of these, so the detector sees half as many batches of boxes; RichSem adds the "
-            "batches, which would favour it."
+            f"{len(KINDS) - size.kinds} kinds. The arms with class images take {size.steps} steps of {size.batch_size} images "
+            f"({PRESET}), every other of boxes, as RichSem adds its batches; boxes alone are given as many batches of boxes, and, in "
+            "an arm of their own, as many batches."
         ),
         f"Classes are rare with at most {size.rare} training images, as in LVIS; common up to {size.common}, there 100.",
     )
@@ -137,7 +142,9 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
             self._paint(place, seed)
         work = place / f"arm-{list(OPTIONS).index(arm)}"
-        options = {"weights": str(self._start), "semantic": self._semantic(OPTIONS[arm])}
+        options: dict[str, Any] = {"weights": str(self._start), "semantic": self._semantic(OPTIONS[arm])}
+        if arm == BASE:
+            options["iterations"] = self._size.steps // 2  # as many batches of boxes as where class images alternate
         result = self._train(place, work, options, seed)
         shutil.rmtree(work)
         return self._scored(result["per_class"], place / "train.json")

@@ -102,6 +102,11 @@ class Pack(BaseModel):
         """Whether its detector looks for any words."""
         return self.detector is not None and self.detector.backend in FINDS_PHRASES
 
+    @property
+    def draws_from_data(self) -> bool:
+        """Whether its illustrator shows only what the data set has boxes of."""
+        return self.illustrator is not None and self.illustrator.backend == "collage"
+
     def lacks(self) -> list[str]:
         """What keeps this pack from running here, as far as can be seen without loading a model."""
         roles = [getattr(self, name) for name in ROLES]

@@ -1,4 +1,4 @@
-"""Training of models that are taught where to look: phrases with boxes, and captions without, for BLIP (SynGround, AMC).
+"""Training of models that are taught where to look: phrases with boxes, and captions without, for BLIP and ALBEF (SynGround, AMC).
 
 The folder of a job holds `train.json` and `val.json`, see `engine.attention_folder`. While it trains, the model plays the
 pointing game on the validation phrases.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
@@ -25,6 +25,7 @@ from engine.backends.hub import from_pretrained_options, locate, missing
 from engine.evaluation import pointing
 from engine.presets import TrainOptions
 from engine.training import mmlab
+from engine.training.albef import is_albef, read_albef
 
 mmlab.install()
 
@@ -47,9 +48,10 @@ TOGETHER = 32  # phrases that are asked at once
 CARD, WEIGHTS = "detector.json", "model.safetensors"
 
 
-class AttentionCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AttentionCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`detector.json` of a model that shows where it looks: the preset, the size images are squeezed into, the folder or hub id of
-    its tokenizer, the configuration of its BLIP, the layer of the map, and whether it also guesses hidden words."""
+    its tokenizer, the configuration of its BLIP, the layer of the map, whether it also guesses hidden words, and, of an ALBEF, the
+    first text layer that sees the image."""
 
     preset: str
     image_size: tuple[int, int]
@@ -57,24 +59,51 @@ class AttentionCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blip: dict[str, Any]
     layer: int
     guesses: bool
+    fusion: int = 0
+
+
+class _Network(NamedTuple):
+    """What a training starts from, as it stands in the card."""
+
+    tokenizer: str
+    blip: dict[str, Any]
+    guesses: bool
+    fusion: int = 0
 
 
 def card_of(preset: str, options: TrainOptions) -> AttentionCard:
-    """What a training makes. Raises WinnowError for a BLIP that cannot be found, and for options that do not fit it."""
-    named = options.attention.model
-    tokenizer = named or READER
-    blip = config_of(named) if named else tiny_config(len(tokenizer_of(tokenizer)), options.image_size[0])
-    layers, patch = blip["text_config"]["num_hidden_layers"], blip["vision_config"]["patch_size"]
+    """What a training makes. Raises WinnowError for a model that cannot be found, and for options that do not fit it."""
+    network = _network(options)
+    layers, patch = network.blip["text_config"]["num_hidden_layers"], network.blip["vision_config"]["patch_size"]
     layer = usual_layer(layers) if options.attention.layer is None else options.attention.layer
-    if layer >= layers:
+    if not network.fusion <= layer < layers:
         raise WinnowError(
-            f"attention.layer is {layer}, but the text encoder has {layers} layers: use 0 to {layers - 1}."
+            f"attention.layer is {layer}, but the text encoder has {layers} layers, and those from {network.fusion} on see the "
+            f"image: use {network.fusion} to {layers - 1}."
         )
     if any(side % patch for side in options.image_size):
         raise WinnowError(
             f"image_size is {options.image_size}; both sides should be multiples of the patch, {patch} pixels."
         )
-    return AttentionCard(preset, options.image_size, tokenizer, blip, layer, guesses=not named)
+    return AttentionCard(
+        preset, options.image_size, network.tokenizer, network.blip, layer, network.guesses, network.fusion
+    )
+
+
+def _network(options: TrainOptions) -> _Network:
+    """The BLIP or ALBEF of the options, or a tiny BLIP to learn from scratch."""
+    named, tokenizer = options.attention.model, options.attention.tokenizer
+    if named is None:
+        reader = tokenizer or READER
+        return _Network(reader, tiny_config(len(tokenizer_of(reader)), options.image_size[0]), guesses=True)
+    if not is_albef(named):
+        return _Network(tokenizer or named, config_of(named), guesses=False)
+    if tokenizer is None:
+        raise WinnowError(
+            f"{named} has no tokenizer with it: name the folder or hub id of its BERT as attention.tokenizer."
+        )
+    albef = read_albef(named)
+    return _Network(tokenizer, albef.config, albef.guesses, albef.fusion)
 
 
 def model_of(card: AttentionCard, **training: Any) -> ConfigDict:
@@ -84,6 +113,7 @@ def model_of(card: AttentionCard, **training: Any) -> ConfigDict:
         type="AttentionModel",
         blip=card.blip,
         guesses=card.guesses,
+        fusion=card.fusion,
         layer=card.layer,
         data_preprocessor={"type": "mmengine.ImgDataPreprocessor", **pixels},
         **training,
@@ -181,7 +211,7 @@ def _notes(entries: Sequence[Entry], card: AttentionCard, options: TrainOptions,
         f"{boxed} phrases with boxes, {len(entries) - boxed} images with captions alone; map of text layer {card.layer}"
     ]
     if not card.guesses:
-        found.append("This BLIP has no head that guesses words, so there is no MLM loss.")
+        found.append("This model has no head that guesses words, so there is no MLM loss.")
     if queue < options.attention.queue:
         found.append(f"The queue holds {queue}, half of the texts: with more, a text would be contrasted with itself.")
     if not boxed and options.attention.amc:
@@ -202,11 +232,8 @@ class PhraseDataset(Dataset):
     def __init__(self, entries: Sequence[Entry], options: TrainOptions, tokenizer: Any, seed: int) -> None:
         self.metainfo: dict[str, Any] = {}
         self._entries, self._size, self._seed = entries, options.image_size, seed
-        self._all_boxes, self._read, self._tokenizer = (
-            options.attention.all_boxes,
-            Pictures(options.image_size),
-            tokenizer,
-        )
+        self._all_boxes, self._jitter = options.attention.all_boxes, options.attention.jitter
+        self._read, self._tokenizer = Pictures(options.image_size), tokenizer
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -226,7 +253,7 @@ class PhraseDataset(Dataset):
         if rng.random() < FLIP and not SIDES & set(text.lower().split()):
             image, mask = image[:, ::-1], None if mask is None else mask[:, ::-1]
         return {
-            "inputs": as_input(varied(image, rng)),
+            "inputs": as_input(varied(image, rng) if self._jitter else image),
             "data_samples": {
                 "ids": ids_of(self._tokenizer, text),
                 "mask": None if mask is None else torch.from_numpy(mask.copy()),

@@ -1,8 +1,8 @@
-"""BLIP for image-text retrieval as a model that trains on where it looks: ALBEF's three losses, and AMC's on the maps.
+"""BLIP, or ALBEF, as a model that trains on where it looks: ALBEF's three losses, and AMC's on the maps.
 
 Sources: Li et al. 2021, "Align before Fuse" (ALBEF), section 3, for ITC, ITM and MLM with a momentum model; Li et al. 2022
-(BLIP) for the network, which is transformers' own class. The public checkpoints for retrieval have no head that guesses
-words, so that MLM is left out for them.
+(BLIP) for the network, which is transformers' own class. BLIP's public checkpoints for retrieval have no head that guesses
+words, so that MLM is left out for them; ALBEF's have.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BlipConfig, BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip_text import BlipTextOnlyMLMHead
 
+from db.errors import WinnowError
 from engine.backends.hub import from_pretrained_options, locate, missing
 from engine.training import mmlab
+from engine.training.albef import is_albef, read_albef
 
 mmlab.install()
 
@@ -38,13 +40,25 @@ HIDDEN, MASKED, RANDOM = 0.15, 0.8, 0.1  # share of words to guess; of these, sh
 IGNORED = -100
 
 
-class Matcher(nn.Module):
-    """Transformers' BLIP and, with `guesses`, a head that guesses hidden words. Images are float [b,3,h,w], normalised;
-    texts are token ids [b,t] with `tokens` [b,t], 1 where there is no padding."""
+class Unseeing(nn.Module):
+    """In the place of the cross-attention of a text layer: the text stays as it is."""
 
-    def __init__(self, config: BlipConfig, guesses: bool) -> None:
+    def forward(self, hidden_states: Tensor, **others: Any) -> tuple[Tensor, None]:
+        return hidden_states, None
+
+
+class Matcher(nn.Module):
+    """Transformers' BLIP and, with `guesses`, a head that guesses hidden words. With `fusion`, ALBEF: only text layers from that
+    one on see the image, and texts are read by those before it alone. Images are float [b,3,h,w], normalised; texts are token ids
+    [b,t] with `tokens` [b,t], 1 where there is no padding."""
+
+    def __init__(self, config: BlipConfig, guesses: bool, fusion: int = 0) -> None:
         super().__init__()
+        self._fusion = fusion
         self.blip = BlipForImageTextRetrieval(config)
+        layers: Any = self.blip.text_encoder.encoder.layer
+        for layer in layers[:fusion]:
+            layer.crossattention = Unseeing()
         self.words = BlipTextOnlyMLMHead(config.text_config) if guesses else None
         if self.words is not None:
             self.words.predictions.decoder.weight = self.blip.get_input_embeddings().weight
@@ -60,7 +74,8 @@ class Matcher(nn.Module):
 
     def text_features(self, ids: Tensor, tokens: Tensor) -> Tensor:
         """Unit vectors [b,d] of texts read without an image."""
-        read = self.blip.text_encoder(input_ids=ids, attention_mask=tokens).last_hidden_state
+        told = self.blip.text_encoder(input_ids=ids, attention_mask=tokens, output_hidden_states=bool(self._fusion))
+        read = told.hidden_states[self._fusion] if self._fusion else told.last_hidden_state
         return normalize(self.blip.text_proj(read[:, 0]), dim=-1)
 
     def read(self, ids: Tensor, tokens: Tensor, seen: Tensor) -> Tensor:
@@ -144,8 +159,8 @@ class Memory(nn.Module):
 class AttentionModel(BaseModel):
     """A `Matcher` that learns, on the three losses of ALBEF and that of AMC.
 
-    `blip` is a BlipConfig as a dict, `start` a folder or hub id of weights. `weights` are those of amc, itc, itm and mlm;
-    `ramp` is in how many batches the share `soft` of soft targets is reached. Without soft targets and queue there is no
+    `blip` is a BlipConfig as a dict, `fusion` as of `Matcher`, `start` a folder or hub id of a BLIP's weights, or the file of an
+    ALBEF's. `weights` are those of amc, itc, itm and mlm; `ramp` is in how many batches the share `soft` of soft targets is reached. Without soft targets and queue there is no
     second model, and ITC contrasts with the batch alone.
     """
 
@@ -154,6 +169,7 @@ class AttentionModel(BaseModel):
         blip: dict[str, Any],
         *,
         guesses: bool = False,
+        fusion: int = 0,
         start: str | None = None,
         layer: int | None = None,
         weights: Mapping[str, float] | None = None,
@@ -174,7 +190,7 @@ class AttentionModel(BaseModel):
         self._vocabulary = config.text_config.vocab_size
         self._weights = {"amc": 1.0, "itc": 1.0, "itm": 1.0, "mlm": 1.0, **(weights or {})}
         self._margins, self._pool = Margins(*margins), pool
-        self.learner = Matcher(config, guesses)
+        self.learner = Matcher(config, guesses, fusion)
         if self.learner.words is not None and not self._weights["mlm"]:
             self.learner.words.predictions.transform.requires_grad_(False)  # several processes wait for each gradient
             self.learner.words.predictions.bias.requires_grad_(False)
@@ -185,6 +201,8 @@ class AttentionModel(BaseModel):
         """Loads the weights to start from. Raises WinnowError when there are none."""
         if self._start is None:
             return
+        if is_albef(self._start):
+            return self._start_from_albef(self._start)
         model = locate(self._start)
         options: dict[str, Any] = from_pretrained_options(model)
         try:
@@ -192,6 +210,16 @@ class AttentionModel(BaseModel):
         except (OSError, ValueError) as error:
             raise missing(model, error) from error
         self.learner.blip.load_state_dict(loaded.state_dict())
+
+    def _start_from_albef(self, file: str) -> None:
+        """Strictly: all that the checkpoint says has a place, and every weight is told."""
+        albef = read_albef(file)
+        try:
+            self.learner.load_state_dict(albef.weights)
+        except RuntimeError as error:
+            raise WinnowError(f"{file} holds no ALBEF that tells whether a text matches an image: {error}") from error
+        with torch.no_grad():
+            self.temperature.copy_(albef.temperature)
 
     def forward(self, inputs: Tensor, data_samples: Samples, mode: str = "tensor") -> Any:
         """`loss`: the parts of the loss by name. `predict`: a dict with `map` [rows,columns] for each sample, and what else

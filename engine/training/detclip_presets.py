@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -14,18 +15,22 @@ mmlab.install()
 
 from mmengine.config import ConfigDict
 
-from engine.training.language_presets import LONGEST, LanguageBlueprint, LanguageCard, encoder_of
+from engine.training.language_presets import (
+    ANY_TEXTS,
+    ATSS_TRAINING,
+    LONGEST,
+    LOSSES,
+    TINY_PYRAMID,
+    TINY_SCALE,
+    TINY_STRIDES,
+    TINY_TRUNK,
+    LanguageBlueprint,
+    LanguageCard,
+    encoder_of,
+    squares,
+)
 from engine.training.presets import for_classes, read_config, shipped_folder
 from engine.training.task import adamw
-
-FOCAL = {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0}
-TEST = {  # bounds that nothing reaches: they are for all texts of a pass together
-    "nms_pre": 5000,
-    "min_bbox_size": 0,
-    "score_thr": 0.003,
-    "nms": {"type": "nms", "iou_threshold": 0.6},
-    "max_per_img": 2000,
-}
 
 
 def detclip(card: LanguageCard, lr: float) -> LanguageBlueprint:
@@ -43,8 +48,8 @@ def detclip(card: LanguageCard, lr: float) -> LanguageBlueprint:
         },
         "definitions": card.definitions,
         "pairs": options.model_dump(exclude_defaults=True),
-        "train_cfg": {"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1},
-        "test_cfg": TEST,
+        "train_cfg": ATSS_TRAINING,
+        "test_cfg": ANY_TEXTS,
         **parts,
     }
     optimizer = adamw(lr)
@@ -52,7 +57,7 @@ def detclip(card: LanguageCard, lr: float) -> LanguageBlueprint:
     return LanguageBlueprint(ConfigDict(config), optimizer, LONGEST)
 
 
-def _head(embed_dims: int, channels: int, strides: list[int], scale: int, convolutions: int) -> dict[str, Any]:
+def _head(embed_dims: int, channels: int, strides: Sequence[int], scale: int, convolutions: int) -> dict[str, Any]:
     return {
         "type": model.AlignedHead.__name__,
         "embed_dims": embed_dims,
@@ -60,47 +65,16 @@ def _head(embed_dims: int, channels: int, strides: list[int], scale: int, convol
         "feat_channels": channels,
         "stacked_convs": convolutions,
         "norm_cfg": {"type": "GN", "num_groups": min(32, channels // 8)},
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "ratios": [1.0],
-            "octave_base_scale": scale,
-            "scales_per_octave": 1,
-            "strides": strides,
-            "center_offset": 0.5,
-        },
+        "anchor_generator": squares(strides, scale),
         "bbox_coder": {"type": "DeltaXYWHBBoxCoder", "target_means": [0.0] * 4, "target_stds": [0.1, 0.1, 0.2, 0.2]},
-        "loss_cls": FOCAL,
-        "loss_bbox": {"type": "GIoULoss", "loss_weight": 1.0},
-        "loss_centerness": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
+        **LOSSES,
+        "loss_bbox": {**LOSSES["loss_bbox"], "loss_weight": 1.0},  # `PairOptions` has the weights
     }
 
 
 def _tiny() -> dict[str, Any]:
-    """A quarter-width ResNet-18, two levels of 64 channels and features of 64 numbers; for objects of about 12 to 80 pixels
-    after scaling."""
-    return {
-        "data_preprocessor": {
-            "type": "DetDataPreprocessor",
-            "mean": [127.0] * 3,
-            "std": [60.0] * 3,
-            "bgr_to_rgb": False,
-            "pad_size_divisor": 16,
-        },
-        "backbone": {
-            "type": "ResNet",
-            "depth": 18,
-            "num_stages": 3,
-            "strides": (1, 2, 2),
-            "dilations": (1, 1, 1),
-            "stem_channels": 16,
-            "base_channels": 32,
-            "out_indices": (1, 2),
-            "norm_cfg": {"type": "BN"},
-            "norm_eval": False,
-        },
-        "neck": {"type": "FPN", "in_channels": [64, 128], "out_channels": 64, "num_outs": 2},
-        "bbox_head": _head(64, 64, [8, 16], 3, 1),
-    }
+    """Two levels of 64 channels and features of 64 numbers."""
+    return {**TINY_TRUNK, "neck": TINY_PYRAMID, "bbox_head": _head(64, 64, TINY_STRIDES, TINY_SCALE, 1)}
 
 
 def _public(path: str) -> dict[str, Any]:

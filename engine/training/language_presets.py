@@ -6,6 +6,7 @@ which it is said which characters name which box, as mmdet's Grounding DINO does
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +55,52 @@ MATCHING = {
     }
 }
 """That of Grounding DINO (Liu et al. 2023), which its public configuration leaves out for the same reason."""
+
+TINY_TRUNK: dict[str, Any] = {
+    "data_preprocessor": {
+        "type": "DetDataPreprocessor",
+        "mean": [127.0] * 3,
+        "std": [60.0] * 3,
+        "bgr_to_rgb": False,
+        "pad_size_divisor": 16,
+    },
+    "backbone": {
+        "type": "ResNet",
+        "depth": 18,
+        "num_stages": 3,
+        "strides": (1, 2, 2),
+        "dilations": (1, 1, 1),
+        "stem_channels": 16,
+        "base_channels": 32,
+        "out_indices": (1, 2),
+        "norm_cfg": {"type": "BN"},
+        "norm_eval": False,
+    },
+}
+"""A quarter-width ResNet-18 of two levels; with anchors of `TINY_STRIDES` for objects of about 12 to 80 pixels after scaling."""
+TINY_PYRAMID = {"type": "FPN", "in_channels": [64, 128], "out_channels": 64, "num_outs": 2}
+TINY_STRIDES, TINY_SCALE = (8, 16), 3
+ATSS_TRAINING = {"assigner": {"type": "ATSSAssigner", "topk": 9}, "allowed_border": -1, "pos_weight": -1}
+ANY_TEXTS: dict[str, Any] = {
+    "nms_pre": 5000,
+    "min_bbox_size": 0,
+    "score_thr": 0.003,
+    "nms": {"type": "nms", "iou_threshold": 0.6},
+    "max_per_img": 2000,
+}
+"""Bounds of detections that nothing reaches: they are for all texts of a pass together."""
+
+
+def squares(strides: Sequence[int], scale: int) -> dict[str, Any]:
+    """ATSS's anchors: a square of `scale` times the stride at each place of a level."""
+    return {
+        "type": "AnchorGenerator",
+        "ratios": [1.0],
+        "octave_base_scale": scale,
+        "scales_per_octave": 1,
+        "strides": list(strides),
+        "center_offset": 0.5,
+    }
 
 
 class LanguageCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -207,9 +254,8 @@ class PhraseHead(ATSSVLFusionHead):
 def tiny_grounding() -> ConfigDict:
     """GLIP without fusion that learns from scratch on one CPU core: 1.6 M parameters.
 
-    A quarter-width ResNet-18, two levels, one dynamic block of 96 channels, and a text encoder of two layers, in which every
-    sentence is read by itself (as in Grounding DINO), so that what else is asked for does not change an answer. Made for
-    objects of about 12 to 80 pixels after scaling.
+    One dynamic block of 96 channels, and a text encoder of two layers, in which every sentence is read by itself (as in Grounding
+    DINO), so that what else is asked for does not change an answer.
     """
     head = {
         "type": "PhraseHead",
@@ -218,14 +264,7 @@ def tiny_grounding() -> ConfigDict:
         "num_classes": 256,
         "in_channels": 128,
         "feat_channels": 128,
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "ratios": [1.0],
-            "octave_base_scale": 3,
-            "scales_per_octave": 1,
-            "strides": [8, 16],
-            "center_offset": 0.5,
-        },
+        "anchor_generator": squares(TINY_STRIDES, TINY_SCALE),
         "bbox_coder": {
             "type": "DeltaXYWHBBoxCoderForGLIP",
             "target_means": [0.0] * 4,
@@ -235,27 +274,9 @@ def tiny_grounding() -> ConfigDict:
     }
     return ConfigDict(
         type="PhraseGLIP",
-        data_preprocessor={
-            "type": "DetDataPreprocessor",
-            "mean": [127.0] * 3,
-            "std": [60.0] * 3,
-            "bgr_to_rgb": False,
-            "pad_size_divisor": 16,
-        },
-        backbone={
-            "type": "ResNet",
-            "depth": 18,
-            "num_stages": 3,
-            "strides": (1, 2, 2),
-            "dilations": (1, 1, 1),
-            "stem_channels": 16,
-            "base_channels": 32,
-            "out_indices": (1, 2),
-            "norm_cfg": {"type": "BN"},
-            "norm_eval": False,
-        },
+        **TINY_TRUNK,
         neck=[
-            {"type": "FPN", "in_channels": [64, 128], "out_channels": 64, "num_outs": 2},
+            TINY_PYRAMID,
             {
                 "type": "ChannelMapper",
                 "in_channels": [64, 64],
@@ -274,17 +295,6 @@ def tiny_grounding() -> ConfigDict:
             "use_sub_sentence_represent": True,
             "special_tokens_list": ["[CLS]", "[SEP]", ".", "?"],
         },
-        train_cfg={
-            "assigner": {"type": "ATSSAssigner", "topk": 9},
-            "allowed_border": -1,
-            "pos_weight": -1,
-            "debug": False,
-        },
-        test_cfg={  # bounds that nothing reaches: they are for all descriptions of a prompt together
-            "nms_pre": 5000,
-            "min_bbox_size": 0,
-            "score_thr": 0.003,
-            "nms": {"type": "nms", "iou_threshold": 0.6},
-            "max_per_img": 2000,
-        },
+        train_cfg=ATSS_TRAINING,
+        test_cfg=ANY_TEXTS,
     )

@@ -18,10 +18,10 @@ def _exports(scale: float) -> dict[str, Any]:
     return run(scale)
 
 
-def _scale(scale: float) -> dict[str, Any]:
-    from studio.benches.scale import run
+def _scale(scale: float, size: int | None = None) -> dict[str, Any]:
+    from studio.benches.scale import SIZES, run
 
-    return run(scale)
+    return run(scale, SIZES if size is None else (*SIZES, size))
 
 
 def _review(scale: float, size: int | None = None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ should not grow. Beside it, thumbnails against OpenCV's own reduced decode of th
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import resource
@@ -25,7 +24,7 @@ import cv2
 import numpy as np
 
 from engine.provenance import versions
-from studio.benches.imports import ANNOTATIONS, IMAGES, write_coco
+from studio.benches.imports import COCO, write
 
 ROUNDS = 3
 BATCH = 2000
@@ -51,7 +50,7 @@ def run(scale: float = 1.0, rounds: int = ROUNDS) -> dict[str, Any]:
             "thumb_ratio_to_opencv": thumbnails(),
         },
         "baseline": "rows in batches of 2,000 through orjson with raw polygons; OpenCV's reduced decode, resize and JPEG",
-        "datumaro": "installed, not measured here" if importlib.util.find_spec("datumaro") else "not installed",
+        "datumaro": "not measured here",
         "n": rounds,
         "versions": versions(),
     }
@@ -61,7 +60,7 @@ def _measured(scale: float, rounds: int) -> tuple[list[tuple[dict[str, float], d
     with tempfile.TemporaryDirectory(prefix="winnow-bench-") as folder:
         home = Path(folder) / "home"
         file = Path(folder) / "instances_train.json"
-        write_coco(file, max(1, int(IMAGES * scale)), max(1, int(ANNOTATIONS * scale)))
+        write(file, COCO.scaled(scale))
         _fresh("fill", home, file)
         file.unlink()
         places = (Path(folder) / name for name in map(str, itertools.count()))

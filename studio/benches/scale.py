@@ -1,4 +1,5 @@
-"""`winnow bench scale`: what a person waits for at 10,000, 100,000 and 1,000,000 candidates with six scores each.
+"""`winnow bench scale`: what a person waits for at 10,000, 100,000 and 1,000,000 candidates with six scores each, and with
+`--size 5000000` at so many as well (and 25,000,000 boxes).
 
 Every size is a store of its own, with five boxes for every candidate. Growth is the slowest size over the fastest: what
 answers from an index or from memory should hardly grow. The writers are twenty reviewers at once, each waiting for an

@@ -111,7 +111,8 @@ def backup_(
     """
     from db.backup import backup
 
-    made = backup(Path(settings({"home": home})["home"]), file, even_damaged=even_damaged)
+    chosen = settings({"home": home})
+    made = backup(Path(chosen["home"]), file, Shared.of(chosen), even_damaged=even_damaged)
     left_out = "".join(f"\nLeft out: {fault}" for fault in made.left_out)
     show(made, as_json, f"{file}: {made.files} files, {made.bytes / 2**20:.1f} MiB, every one checked.{left_out}")
 

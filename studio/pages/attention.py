@@ -19,13 +19,14 @@ from studio.pages.common import LOUD, QUIET, asked_number, bound, heading, on_lo
 
 title, path = "Attention", "attention"
 SHOWN = 24  # phrases a page
+CHOOSE = tag("p", "Choose a phrase to see it large, and to look for other words on its image.", class_="w-quiet")
 RUNS = 100  # evaluations to choose from
 LOOK = 1.5  # seconds between two looks at a question
-NONE_YET = "Train the preset tiny_blip (or blip_itm_base) on a snapshot with phrases, then evaluate it on a split: the Train page does both."
+NONE_YET = "Train the preset tiny_blip (or blip_itm_base, albef) on a snapshot with phrases, then evaluate it on a split: the Train page does both."
 
 
 def page(studio: Studio) -> None:
-    """Which runs and which of their phrases at the top; the phrases; below, one of them in full, and a question of one's own."""
+    """Which runs and which of their phrases at the top; the phrases; beside them one in full, and a question of one's own."""
     lead = "Where a model looks to find that a phrase matches an image: light is where it looks, the mark is its strongest point."
     heading("Attention", lead, help="train", style=STYLE)
     with gr.Row(elem_classes="w-line"):
@@ -33,12 +34,16 @@ def page(studio: Studio) -> None:
         second = gr.Dropdown(label="Beside it, of the same split", choices=[], interactive=True, scale=3)
         which = gr.Dropdown(label="Phrases", choices=[], interactive=True, scale=2, min_width=160)
         words = gr.Textbox(label="With the words", scale=2, min_width=120)
-    sheet, detail = grid("Phrases"), grid("The phrase in full")
-    picked, asked = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    with gr.Row(elem_classes="w-line", visible=False) as form:
-        text = gr.Textbox(label="Look for something else on this image", placeholder="the blue bowl", scale=5)
-        ask = gr.Button("Look", variant="primary", scale=1, min_width=90)
-    answer, timer = grid("The answer"), gr.Timer(LOOK, active=False)
+    picked, asked, timer = gr.Textbox(visible=False), gr.Textbox(visible=False), gr.Timer(LOOK, active=False)
+    with gr.Row():
+        with gr.Column(scale=6):
+            sheet = grid("Phrases")
+        with gr.Column(scale=5, min_width=340, elem_classes="w-side"):
+            detail = grid("The phrase in full")
+            with gr.Row(elem_classes="w-line", visible=False) as form:
+                text = gr.Textbox(label="Look for something else on this image", placeholder="the blue bowl", scale=5)
+                ask = gr.Button("Look", variant="primary", scale=1, min_width=90)
+            answer = grid("The answer")
 
     def do(action: Any) -> Any:
         return bound(studio, action)
@@ -49,7 +54,7 @@ def page(studio: Studio) -> None:
     second.change(do(chosen), [first, second, words], [second, which, *shown], **QUIET)
     for control in (which, words):
         control.change(do(sought), told, shown, trigger_mode="always_last", **QUIET)
-    sheet.pick(do(picked_one), [first, second], [detail, picked, form], **QUIET)
+    sheet.pick(do(picked_one), [first, second], [detail, picked, form, asked, answer], **QUIET)
     sheet.turn(do(turned), told, [sheet], **QUIET)
     ask.click(do(question), [first, second, picked, text], [asked, answer, timer], **LOUD)
     text.submit(do(question), [first, second, picked, text], [asked, answer, timer], **LOUD)
@@ -123,7 +128,7 @@ def _sheet(studio: Studio, first: int | None, second: int | None, which: str, wo
     """The phrases, and nothing in full yet."""
     if not first:
         return empty("No heat maps yet", NONE_YET), "", "", gr.Row(visible=False)
-    return _page(studio, first, second, which, words, 1), "", "", gr.Row(visible=False)
+    return _page(studio, first, second, which, words, 1), CHOOSE, "", gr.Row(visible=False)
 
 
 def _page(studio: Studio, first: int, second: int | None, which: str, words: str, page: int) -> Html:
@@ -139,8 +144,9 @@ def _page(studio: Studio, first: int, second: int | None, which: str, words: str
 
 
 def picked_one(studio: Studio, first: int, second: int | None, event: gr.EventData) -> tuple[Any, ...]:
+    """The phrase in full; what was asked about another one goes."""
     place = int(event._data["id"])
-    return _large(studio, first, second or None, place), str(place), gr.Row(visible=True)
+    return _large(studio, first, second or None, place), str(place), gr.Row(visible=True), "", ""
 
 
 def _large(studio: Studio, first: int, second: int | None, place: int) -> Html:

@@ -14,7 +14,7 @@ import gradio as gr
 
 from db.errors import WinnowError
 from db.records import Dataset
-from studio import markup
+from studio import logs, markup
 from studio.context import Studio
 
 # A refresh is answered at once and in silence; an act goes through the queue, since only there a toast can be shown.
@@ -31,14 +31,16 @@ def bound(studio: Studio, action: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(action)
     def answer(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return action(studio, *args, **kwargs)
-        except WinnowError as error:
-            raise toast(str(error)) from error
-        except Exception as error:
-            number = uuid.uuid4().hex[:8]
-            logger.exception("bug %s in %s", number, action.__qualname__)
-            raise toast(f"Something went wrong here (report {number}; the server's log has the details).") from error
+        with logs.within(logs.request() or uuid.uuid4().hex[:12]) as number:  # a click comes out of Gradio's queue
+            try:
+                return action(studio, *args, **kwargs)
+            except WinnowError as error:
+                raise toast(str(error)) from error
+            except Exception as error:
+                logger.exception("bug %s in %s", number, action.__qualname__)
+                raise toast(
+                    f"Something went wrong here (report {number}; the server's log has the details)."
+                ) from error
 
     signature = inspect.signature(action)
     answer.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]

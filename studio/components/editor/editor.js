@@ -227,12 +227,14 @@ export class Editor {
 
   // Drawing
 
-  // On the picture after, the box that was painted over is not there any more.
+  // On the picture after, the box that was painted over is not there any more. A box is called by its class, else by the phrases
+  // that name it.
   visible() {
-    const { boxes, own } = this.model.state;
-    const label = (id) => (this.names.get(id) ?? "no class").replaceAll("_", " ");
-    const others = boxes.filter((box) => !(this.after && box.id === this.card.box)).map((box) => ({ ...box, label: label(box.category_id), kind: box.id < 0 ? "new" : "other" }));
-    return own && this.after ? [{ id: OWN, xyxy: own.xyxy, label: label(own.category_id), kind: "own" }, ...others] : others;
+    const { boxes, own, phrases } = this.model.state;
+    const naming = (id) => phrases.filter((one) => one.box_ids.includes(id)).map((one) => one.text).join(", ");
+    const label = ({ id, category_id }) => this.names.get(category_id)?.replaceAll("_", " ") ?? (naming(id) || "no class");
+    const others = boxes.filter((box) => !(this.after && box.id === this.card.box)).map((box) => ({ ...box, label: label(box), kind: box.id < 0 ? "new" : "other" }));
+    return own && this.after ? [{ id: OWN, xyxy: own.xyxy, label: label({ ...own, id: OWN }), kind: "own" }, ...others] : others;
   }
 
   render() {

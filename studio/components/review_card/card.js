@@ -204,7 +204,8 @@ class Review {
   async load() {
     await this.reading?.catch(() => {}); // of the queue before
     const { query } = this.bar;
-    const held = query.human === "undecided" ? this.outbox.waiting.map((one) => one.candidate_id) : [];
+    const held = query.human === "undecided" ? [...this.outbox.waiting.map((one) => one.candidate_id), ...this.outbox.found] : [];
+    this.outbox.found = [];
     this.deck = new Deck({ ...query, reviewer: this.reviewer }, held);
     this.mine = [];
     this.redoable = [];

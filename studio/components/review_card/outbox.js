@@ -25,6 +25,7 @@ export class Outbox {
   constructor(kind, { changed, refused, conflict, saved = () => {} }) {
     Object.assign(this, kind, { changed, refused, conflict, saved });
     this.waiting = stored(this.prefix);
+    this.found = this.waiting.map((item) => item.candidate_id); // of a page before: what this one brought along may be older
     this.pause = 0;
     this.batch = BATCH;
     this.durable = true;

@@ -51,7 +51,7 @@ export function said({ whole }) {
   const unplaced = content.phrases.map((one, n) => [one, n]).filter(([one]) => !one.spans.length);
   const others = unplaced.length ? [el("p", { class: "phrased" }, unplaced.map(([one, n]) => mark(one.text, n, one)))] : [];
   const shown = name ? [el("p", { class: "class" }, el("span", { class: "when" }, "Class"), el("b", {}, name.replaceAll("_", " ")))] : [];
-  return [...shown, ...caption, ...others, ...(soft?.length ? [bars(soft)] : [])];
+  return [...shown, ...caption, ...others, ...(soft?.length ? [bars(soft, name)] : [])];
 }
 
 function piece({ text, ids }, phrases) {
@@ -63,9 +63,9 @@ function mark(text, number, { boxes }) {
   return el("mark", { class: `${hue(number)}${boxes.length ? "" : " unboxed"}`, tabindex: "0", title, "data-phrase": number, ...lighting([number]) }, visible(text));
 }
 
-// Soft labels, [[name, share]], as bars.
-function bars(soft) {
-  const row = ([name, share]) => el("li", {}, el("span", {}, name.replaceAll("_", " ")), el("meter", { min: "0", max: "1", value: share, "aria-label": name }), el("b", {}, `${Math.round(100 * share)} %`));
+// Soft labels, [[name, share]], as bars; that of the image's own class stands out.
+function bars(soft, own) {
+  const row = ([name, share]) => el("li", { class: name === own ? "own" : null }, el("span", {}, name.replaceAll("_", " ")), el("meter", { min: "0", max: "1", value: share, "aria-label": name }), el("b", {}, `${Math.round(100 * share)} %`));
   return el("ul", { class: "soft", "aria-label": "Soft labels" }, soft.slice(0, MOST).map(row));
 }
 
