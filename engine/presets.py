@@ -100,6 +100,13 @@ def _public(
     )
 
 
+def _attending(attention: AttentionOptions) -> TrainOptions:
+    """The schedule of the public models that are taught where to look."""
+    return TrainOptions(
+        iterations=20_000, batch_size=16, image_size=(256, 256), lr=1e-5, eval_interval=2000, attention=attention
+    )
+
+
 _PRESETS = (
     Preset(
         name="tiny_atss",
@@ -204,14 +211,7 @@ _PRESETS = (
         title="BLIP base, image-text matching (GPU)",
         summary="The public BLIP for retrieval, taught where to look by the boxes of phrases (SynGround). Wants a GPU and the "
         "weights: a folder or hub id as attention.model.",
-        defaults=TrainOptions(
-            iterations=20_000,
-            batch_size=16,
-            image_size=(256, 256),
-            lr=1e-5,
-            eval_interval=2000,
-            attention=AttentionOptions(model="Salesforce/blip-itm-base-coco"),
-        ),
+        defaults=_attending(AttentionOptions(model="Salesforce/blip-itm-base-coco")),
     ),
     Preset(
         name="albef",
@@ -219,14 +219,7 @@ _PRESETS = (
         title="ALBEF, image-text matching (GPU)",
         summary="The public ALBEF, taught where to look by the boxes of phrases, as AMC and SynGround do. Wants a GPU, its "
         "checkpoint ALBEF.pth as attention.model, and the tokenizer of bert-base-uncased.",
-        defaults=TrainOptions(
-            iterations=20_000,
-            batch_size=16,
-            image_size=(256, 256),
-            lr=1e-5,
-            eval_interval=2000,
-            attention=AttentionOptions(model="ALBEF.pth", tokenizer="google-bert/bert-base-uncased"),
-        ),
+        defaults=_attending(AttentionOptions(model="ALBEF.pth", tokenizer="google-bert/bert-base-uncased")),
     ),
     Preset(
         name=OWN,

@@ -1,6 +1,6 @@
 """The SynGround lab (METHODS 2): what synthetic triplets of image, phrase and box teach a model about where to look.
 
-A pocket BLIP learns from scratch which captions go with which images; it never sees a box. From it, every arm goes on for the
+A pocket BLIP learns from scratch what the things in an image are called; it never sees a box. From it, every arm goes on for the
 same number of steps with the phrases and boxes of its own. Then all play the pointing game on the same noun phrases.
 Synthetic images are collages (`engine.labs.collage`) of the captions of the real images; their boxes come from a detector
 that was trained in this lab, or from the layout.
@@ -39,7 +39,7 @@ WORLDS = {"start": 21, "real": 22, "test": 23, "detector": 24, "judge": 25}
 ATTENTION = {"queue": 0, "soft": 0.0, "mlm": 0.0, "jitter": False}  # colours are half of what the phrases say
 IOU = 0.5  # from which on a box of the detector is right
 ARMS = (
-    Arm(BASE, "the model as it learnt from captions, without further training"),
+    Arm(BASE, "the model as it learnt what things are called, without further training"),
     Arm(PAIRS, "more training on the phrases of real and synthetic images, without their boxes", (BASE,)),
     Arm(REAL, "phrases of the real images, with true boxes", (BASE, PAIRS)),
     Arm(SYNTHETIC, "phrases of the synthetic images, with the boxes of a detector", (BASE, PAIRS, REAL)),

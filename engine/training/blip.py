@@ -160,8 +160,8 @@ class AttentionModel(BaseModel):
     """A `Matcher` that learns, on the three losses of ALBEF and that of AMC.
 
     `blip` is a BlipConfig as a dict, `fusion` as of `Matcher`, `start` a folder or hub id of a BLIP's weights, or the file of an
-    ALBEF's. `weights` are those of amc, itc, itm and mlm; `ramp` is in how many batches the share `soft` of soft targets is reached. Without soft targets and queue there is no
-    second model, and ITC contrasts with the batch alone.
+    ALBEF's. `weights` are those of amc, itc, itm and mlm; `ramp` is in how many batches the share `soft` of soft
+    targets is reached. Without soft targets and queue there is no second model, and ITC contrasts with the batch alone.
     """
 
     def __init__(
