@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +181,28 @@ def test_a_migration_keeps_a_copy_that_opens(released: dict[str, Path], tmp_path
     assert schema_of(copy) == OLDER[-1]
 
 
+def migrate_beside(path: Path, started: Path) -> None:
+    """Migrate, and wait before the first table for another process to come as far, which it never does when they take turns."""
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def met(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        mine = started / str(os.getpid())
+        if statement.lstrip().startswith("CREATE TABLE") and not mine.exists():
+            mine.touch()
+            for _ in range(100):
+                if len(list(started.iterdir())) > 1:
+                    return
+                time.sleep(0.02)
+
+    migrate(path)
+
+
 @must_fail_without("one transaction")
 def test_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     """As a web server and its worker do on an empty folder."""
-    path = tmp_path / "winnow.db"
-    codes = [fork.wait() for fork in [Fork(lambda: migrate(path)) for _ in range(4)]]
+    path, started = tmp_path / "winnow.db", tmp_path / "started"
+    started.mkdir()
+    codes = [fork.wait() for fork in [Fork(lambda: migrate_beside(path, started)) for _ in range(4)]]
     promised(codes == [0] * 4, f"exit codes {codes}")
     assert schema_of(path) == RELEASED[-1]
 
