@@ -176,7 +176,10 @@ def test_keys_are_left_alone_where_one_types_or_means_something_else(page, addre
 def test_one_compares_before_and_after_by_key(page, address, waiting) -> None:
     dataset, ids = waiting
     open_queue(page, address, f"dataset={dataset.id}", ids[0])
-    frames, laid_over = page.locator(".review .frame"), page.locator(".review img.peek")
+    frames, laid_over = (
+        page.locator(".review .sheet:not(.behind) .frame"),
+        page.locator(".review .sheet:not(.behind) img.peek"),
+    )
     assert [frames.count(), laid_over.is_visible()] == [2, False]
     page.keyboard.down("b")
     assert laid_over.is_visible()
@@ -186,7 +189,7 @@ def test_one_compares_before_and_after_by_key(page, address, waiting) -> None:
     page.keyboard.press("m")
     assert [frames.nth(0).is_visible(), frames.nth(1).is_visible()] == [False, True]
     page.keyboard.press("h")
-    assert not page.locator(".review .boxes.now").is_visible()
+    assert not page.locator(".review .sheet:not(.behind) .boxes.now").is_visible()
     fits = page.evaluate("document.documentElement.scrollHeight <= innerHeight")
     assert fits, "the page scrolls at 1280 x 720"
 
@@ -281,13 +284,13 @@ def test_zoom_stays_from_candidate_to_candidate(page, address, waiting) -> None:
     dataset, ids = waiting
     open_queue(page, address, f"dataset={dataset.id}", ids[0])
     page.keyboard.press("z")
-    zoomed = page.locator(".review .frames").get_attribute("style")
+    zoomed = page.locator(".review .sheets").get_attribute("style")
     assert "--zoom: 1;" not in zoomed
     page.keyboard.press("a")
     see(page, ids[1])
-    assert page.locator(".review .frames").get_attribute("style") == zoomed
+    assert page.locator(".review .sheets").get_attribute("style") == zoomed
     page.keyboard.press("z")
-    assert "--zoom: 1;" in page.locator(".review .frames").get_attribute("style")
+    assert "--zoom: 1;" in page.locator(".review .sheets").get_attribute("style")
 
 
 def test_a_verdict_strip_opens_an_earlier_candidate(page, address, kept, waiting) -> None:
@@ -456,7 +459,7 @@ def test_an_image_that_cannot_be_shown_is_told_and_can_be_skipped(page, address,
     dataset, ids = waiting
     page.route("**/media/blob/*", lambda route: route.fulfill(status=404))
     open_queue(page, address, f"dataset={dataset.id}", ids[0])
-    assert "cannot be shown: its file is missing" in page.locator(".review .broken").first.inner_text()
+    assert "cannot be shown: its file is missing" in page.locator(".review .sheet:not(.behind) .broken").first.inner_text()
     page.keyboard.press("Space")
     see(page, ids[1])
     saved(page)
@@ -507,7 +510,7 @@ def test_odd_texts_are_shown_whole_and_break_nothing(page, address, kept, tmp_pa
     kept.review.add_candidates(shard, [made], dataset.id)
     (one,) = kept.review.candidate_ids(shard.run_id)
     open_queue(page, address, f"dataset={dataset.id}", one)
-    assert shown in page.locator(".review .words").inner_text()
+    assert shown in page.locator(".review .sheet:not(.behind) .words").inner_text()
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight + 1"), "the page scrolls"
     assert page.locator(".review .act.accept").first.is_visible()
     page.keyboard.press("e")
@@ -763,9 +766,9 @@ def test_texts_are_shown_as_texts(page, address, kept, tmp_path) -> None:
     kept.review.add_candidates(shard, [made], dataset.id)
     (candidate,) = kept.review.candidate_ids(shard.run_id)
     open_queue(page, address, f"dataset={dataset.id}", candidate)
-    assert page.locator(".review .words ins").first.inner_text() == "blue"
-    assert SCRIPT in page.locator(".review .words").inner_text()
-    assert str(2**62) in page.locator(".review .evidence").inner_text()
+    assert page.locator(".review .sheet:not(.behind) .words ins").first.inner_text() == "blue"
+    assert SCRIPT in page.locator(".review .sheet:not(.behind) .words").inner_text()
+    assert str(2**62) in page.locator(".review .facts:not(.behind)").inner_text()
     assert page.title() != "run"
 
 

@@ -119,11 +119,13 @@ def test_a_triplet_is_accepted_and_its_box_and_phrase_are_mended(page, address, 
     first, second, third = wholes(kept, dataset, count=3)
     page.goto(f"{address}/review?dataset={dataset.id}")
     see(page, first)
-    assert page.locator(".review .boxes.whole rect").count() == 2
-    assert page.locator(".review .frames .frame").count() == 2  # the described image stands beside it
-    assert page.locator(".review .words mark").all_inner_texts() == ["a red mug", "a blue ball"]
-    page.locator(".review .words mark").first.focus()
-    assert page.locator(".review .boxes.whole rect.lit").count() == 1
+    assert page.locator(".review .sheet:not(.behind) .boxes.whole rect").count() == 2
+    assert (
+        page.locator(".review .sheet:not(.behind) .frames .frame").count() == 2
+    )  # the described image stands beside it
+    assert page.locator(".review .sheet:not(.behind) .words mark").all_inner_texts() == ["a red mug", "a blue ball"]
+    page.locator(".review .sheet:not(.behind) .words mark").first.focus()
+    assert page.locator(".review .sheet:not(.behind) .boxes.whole rect.lit").count() == 1
     page.keyboard.press("a")
     see(page, second)
     page.keyboard.press("e")

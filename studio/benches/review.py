@@ -57,8 +57,9 @@ RULES = (
     Rule(filter="plausible_size", at_least=0.02),
 )
 
+SHOWN = ".review .sheet:not(.behind) .frame img:not(.peek)"
 FIRST = """() => {
-  const pictures = [...document.querySelectorAll(".review[data-shown] .frame img:not(.peek)")];
+  const pictures = [...document.querySelectorAll(".review[data-shown] .sheet:not(.behind) .frame img:not(.peek)")];
   if (!pictures.length || !pictures.every((img) => img.complete && img.naturalWidth)) return false;
   window.firstCard ??= performance.now();
   return true;
@@ -113,7 +114,7 @@ def _figures(folder: Path, count: int, steps: int) -> dict[str, float]:
     building = time.perf_counter() - began
     with _served("studio", home) as address:
         first = _first_card(address)
-        ours = _measure(f"{address}/review", ".review .frame img:not(.peek)", wanted, steps)
+        ours = _measure(f"{address}/review", SHOWN, wanted, steps)
         grid = _grid(address)
         _complete(home, WARM_UP + steps, "the keyboard")
         writes, answered = _people(address, home)

@@ -7,17 +7,19 @@ import { againDialog } from "./again.js";
 import { Conflicts } from "./conflicts.js";
 import { corrected, redrawn, seen } from "./corrected.js";
 import { Deck, get, thumb } from "./deck.js";
-import { WORDS, evidence, more, texts } from "./face.js";
+import { WORDS, more } from "./face.js";
 import { Help, keysAreOn } from "./help.js";
 import { Keymap, keyName } from "./keymap.js";
 import { EDITS, Outbox, VERDICTS, opId, send } from "./outbox.js";
 import { panel, trouble } from "./panels.js";
 import { QueueBar } from "./queuebar.js";
+import { Sheet } from "./sheet.js";
 import { Stage } from "./stage.js";
 import { Progress, Recent, Saving } from "./status.js";
 import { Tour } from "./tour.js";
 
 const LOOK_AGAIN = 3000; // ms between looks for new candidates at the end of the queue
+const PAINTED = 100; // ms after which a card is taken for painted, however busy the browser is
 const REST = 500; // ms on one card after which its siblings and verdicts are fetched
 const HOLD = 40_000; // ms after which others are told again what is on the screen here; a third of what the server grants
 const SIGNED_OUT = "You are signed out. Sign in again in another tab: what is unsaved waits in this browser and is sent by itself.";
@@ -83,9 +85,8 @@ class Review {
   // Building, once
 
   build() {
-    this.stage = new Stage();
-    this.words = el("div", { class: "words" });
-    this.question = el("p", { class: "question" });
+    this.sheets = [new Sheet(), new Sheet()]; // the one on the screen, and the next one behind it
+    this.stage = new Stage(this.sheets.map((sheet) => sheet.root));
     this.recent = new Recent((op) => this.revisit(op));
     this.saving = new Saving();
     this.progress = new Progress();
@@ -95,14 +96,13 @@ class Review {
     this.notice = el("div", { class: "notice", role: "alert", hidden: true });
     this.why = el("div", { class: "why", role: "group", "aria-label": "Reject because" });
     this.panel = el("div", { class: "panel" });
-    this.facts = el("div", { class: "facts", tabindex: "-1" });
-    this.more = el("div", { class: "more" });
     this.acts = el("div", { class: "acts", role: "group", "aria-label": "Verdict" });
     const back = () => this.root.focus();
     this.help = new Help(this.keymap, { reviewer: this.reviewer, changed: () => this.listen(), rename: signedIn() ? null : (name) => this.rename(name), tour: () => this.tour.start(), closed: back });
     this.again = againDialog((wording, amount) => this.makeAgain(wording, amount), back);
-    const stage = el("div", { class: "stage" }, this.question, this.stage.root, this.words, this.acts, this.why);
-    const side = el("aside", { class: "evidence", "aria-label": "Evidence" }, this.facts, this.recent.root);
+    const stage = el("div", { class: "stage" }, this.stage.root, this.acts, this.why);
+    const about = el("div", { class: "about" }, this.sheets.map((sheet) => sheet.facts));
+    const side = el("aside", { class: "evidence", "aria-label": "Evidence" }, about, this.recent.root);
     this.root = el(
       "section",
       { class: "review", "aria-label": "Review", tabindex: "-1", "data-state": "loading" },
@@ -154,8 +154,8 @@ class Review {
       peek: () => this.stage.peek(true),
       mode: () => this.say(`View: ${this.stage.nextMode()}`),
       boxes: () => this.say(this.stage.toggleBoxes() ? "Boxes on" : "Boxes off"),
-      masks: () => this.say(this.stage.toggleMasks() ? "Masks on" : "Masks off, or none here"),
-      zoom: () => this.say(this.stage.zoom() ? "Zoomed to the box" : "The whole image"),
+      masks: () => this.say(!this.stage.toggleMasks() ? "Masks off" : this.sheets[0].masks ? "Masks on" : "Masks on; none here"),
+      zoom: () => this.deck?.current && this.say(this.stage.zoom(this.deck.current.card) ? "Zoomed to the box" : "The whole image"),
     };
   }
 
@@ -494,9 +494,27 @@ class Review {
     const item = this.deck.current;
     afterPaint(() => this.showRest());
     if (!item) return this.deck.ended ? this.showEnd() : void (this.root.dataset.state = "loading");
+    this.uncover(item);
     const pictures = this.deck.pictured(item.card);
-    this.draw(item, pictures);
     pictures.ready.then(() => this.settle(item, pictures));
+  }
+
+  // Brings the item to the front, drawn now if it does not lie ready behind.
+  uncover(item) {
+    this.drawBehind(item);
+    const [was, now] = this.sheets;
+    this.sheets = [now, was];
+    now.lay(true);
+    was.lay(false);
+    was.forget();
+    Object.assign(this.root.dataset, { state: "ready", id: item.card.id, human: item.human ?? "" });
+  }
+
+  drawBehind(item) {
+    const behind = this.sheets[1];
+    if (behind.holds(item)) return;
+    behind.draw(item, this.deck.pictured(item.card), this.stage.masked);
+    this.stage.cutAt(this.stage.cut);
   }
 
   // What nobody waits for, kept out of the time from key to picture.
@@ -504,26 +522,18 @@ class Review {
     this.deck.prepare();
     this.progress.show(this.tally);
     this.showRecent();
+    for (const sheet of this.sheets) sheet.rest();
+    if (this.deck.current && this.deck.next) this.drawBehind(this.deck.next);
     this.readOn();
     clearTimeout(this.resting);
     this.resting = setTimeout(() => this.showMore(), REST);
-  }
-
-  draw(item, pictures) {
-    const card = item.card;
-    this.stage.show(card, pictures);
-    this.question.replaceChildren(el("b", {}, card.title), ` ${card.question}`, stamp(item.human));
-    this.words.replaceChildren(...texts(card));
-    this.more.replaceChildren();
-    this.facts.replaceChildren(...evidence(card), this.more);
-    Object.assign(this.root.dataset, { state: "ready", id: card.id, human: item.human ?? "" });
   }
 
   // Marks the card as painted with its own pictures; draws it again when one of them turned out broken.
   settle(item, pictures) {
     if (this.deck.current !== item) return;
     const broken = [pictures.before, pictures.after].some((image) => image?.dataset.broken);
-    if (broken && !this.stage.root.querySelector(".broken")) this.draw(item, pictures);
+    if (broken && !this.sheets[0].broken) this.uncover(item);
     this.root.dataset.shown = item.card.id;
     this.appeared();
     this.tour.greet();
@@ -535,9 +545,9 @@ class Review {
     if (!item || this.root.dataset.state !== "ready") return;
     try {
       const told = await this.told(item.card.id);
-      if (this.deck.current === item) this.more.replaceChildren(...more(told, (id) => this.visit(id)));
+      if (this.deck.current === item) this.sheets[0].more.replaceChildren(...more(told, (id) => this.visit(id)));
     } catch (error) {
-      if (this.deck.current === item) this.more.replaceChildren(el("p", { class: "quiet" }, `Its history cannot be read: ${error.message}`));
+      if (this.deck.current === item) this.sheets[0].more.replaceChildren(el("p", { class: "quiet" }, `Its history cannot be read: ${error.message}`));
     }
   }
 
@@ -596,9 +606,5 @@ class Review {
 }
 
 function afterPaint(work) {
-  requestAnimationFrame(() => setTimeout(work));
-}
-
-function stamp(human) {
-  return human ? el("span", { class: `stamp ${human}` }, WORDS[human]) : "";
+  requestAnimationFrame(() => requestIdleCallback(work, { timeout: PAINTED }));
 }

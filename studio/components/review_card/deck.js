@@ -75,11 +75,19 @@ export class Deck {
     return this.query.human === "undecided" ? item.human === null : !item.touched;
   }
 
-  // To the next open candidate, or past the last one.
-  advance() {
+  // The place of the next open candidate, or the one past the last.
+  get nextAt() {
     let at = this.at + 1;
     while (at < this.items.length && !this.isOpen(this.items[at])) at += 1;
-    this.at = Math.min(at, this.items.length);
+    return Math.min(at, this.items.length);
+  }
+
+  get next() {
+    return this.items[this.nextAt] ?? null;
+  }
+
+  advance() {
+    this.at = this.nextAt;
   }
 
   // One place to the left or right; false at either end.

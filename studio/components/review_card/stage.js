@@ -1,4 +1,4 @@
-// The pictures of a card: before and after in five ways, boxes and masks over them, zoom and pan that stay from card to card.
+// The pictures of cards: before and after in five ways, boxes and masks over them, zoom and pan that stay from card to card.
 //
 // A frame holds layers on top of each other: the picture after, the picture before ("peek"), the marks of each. Every layer
 // has a `.view` inside, which carries zoom and pan; what is clipped, blended or hidden is the layer around it.
@@ -11,21 +11,19 @@ export const MODES = ["side by side", "slider", "flicker", "difference", "single
 const FEW = 6; // other boxes up to this many carry their labels
 
 export class Stage {
-  constructor() {
-    this.root = el("div", { class: "frames", "data-mode": MODES[0] });
+  // How pictures are shown, of all the sheets in it alike.
+  constructor(sheets) {
+    this.root = el("div", { class: "sheets", "data-mode": MODES[0] }, sheets);
     this.lens = new Lens(this.root);
     this.mode = 0;
     this.cut = 0.5;
     this.root.addEventListener("pointerdown", (event) => event.target.closest(".divider") && this.slide(event));
+    this.root.addEventListener("keydown", (event) => event.target.closest(".divider") && this.nudge(event));
+    this.cutAt(this.cut);
   }
 
-  // `pictures`: {before, after, peek} elements, decoded by the deck.
-  show(card, pictures) {
-    this.card = card;
-    const shown = card.whole ? wholeFrames(card, pictures) : frames(card, pictures, this.root.classList.contains("masked"));
-    this.root.replaceChildren(...shown);
-    this.root.classList.toggle("pair", shown.length > 1);
-    this.slider();
+  get masked() {
+    return this.root.classList.contains("masked");
   }
 
   nextMode() {
@@ -43,29 +41,26 @@ export class Stage {
     return !this.root.classList.toggle("bare");
   }
 
-  // False when there is none, or they are off now.
+  // False when they are off now.
   toggleMasks() {
     const on = this.root.classList.toggle("masked");
     for (const image of on ? this.root.querySelectorAll("img.mask[data-src]") : []) image.src = image.dataset.src;
-    return on && this.root.querySelector("img.mask") !== null;
+    return on;
   }
 
-  zoom() {
-    const side = this.card?.after ?? this.card?.before;
-    return this.lens.toggle(side?.xyxy ?? this.card?.before?.xyxy, this.card?.size);
+  // To the box of the card or back; false when the whole image is seen.
+  zoom(card) {
+    const side = card.after ?? card.before;
+    return this.lens.toggle(side?.xyxy ?? card.before?.xyxy, card.size);
   }
 
-  // The divider of the slider, by mouse, finger or arrow keys.
-  slider() {
-    const divider = this.root.querySelector(".divider");
-    divider?.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
-      if (step === undefined) return;
-      event.preventDefault();
-      event.stopPropagation();
-      this.cutAt(this.cut + step);
-    });
-    this.cutAt(this.cut);
+  // The divider of the slider, by arrow keys and by mouse or finger.
+  nudge(event) {
+    const step = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.cutAt(this.cut + step);
   }
 
   slide(event) {
@@ -82,12 +77,13 @@ export class Stage {
   cutAt(share) {
     this.cut = Math.min(0.98, Math.max(0.02, share));
     this.root.style.setProperty("--cut", `${100 * this.cut}%`);
-    this.root.querySelector(".divider")?.setAttribute("aria-valuenow", Math.round(100 * this.cut));
+    for (const divider of this.root.querySelectorAll(".divider")) divider.setAttribute("aria-valuenow", Math.round(100 * this.cut));
   }
 }
 
 // The frames of a card: one for a text, two for pictures (of which the mode may hide the first).
-function frames(card, pictures, masked) {
+export function frames(card, pictures, masked) {
+  if (card.whole) return wholeFrames(card, pictures);
   if (!card.after) return [frame(card, "", [pictures.before], [marks(card, card.before, "now", masked)])];
   const was = marks(card, card.before, "was", masked);
   const now = marks(card, card.after, "now", masked);

@@ -7,8 +7,8 @@ const SEEN = "winnow.tour";
 
 // selector of what the step is about, its title, its text; `done` is what leads on by itself. `key(name)` reads a key.
 const STEPS = [
-  { about: ".frames", title: "This was made", text: (key) => `Left what it was made from, right what was made. Hold ${key("peek")} to flip, press ${key("mode")} for a slider or the difference, ${key("zoom")} to zoom.` },
-  { about: ".facts", title: "What the filters think", text: () => "Every score beside its bound, what the policy makes of them and why, and where the candidate comes from." },
+  { about: ".sheets", title: "This was made", text: (key) => `Left what it was made from, right what was made. Hold ${key("peek")} to flip, press ${key("mode")} for a slider or the difference, ${key("zoom")} to zoom.` },
+  { about: ".about", title: "What the filters think", text: () => "Every score beside its bound, what the policy makes of them and why, and where the candidate comes from." },
   { about: ".acts", title: "One key decides", done: "decide", text: (key) => `${key("accept")} accepts, ${key("reject")} rejects, 1 to 9 reject for a reason, ${key("skip")} skips, ${key("flag")} flags. The next one is there at once. Try it.` },
   { about: ".recent", title: "Nothing is final", done: "undo", text: (key) => `${key("undo")} takes back, as far as you like, after a reload too. The latest verdicts stand here and open on a click.` },
   { about: ".saving", title: "Saved as you go", text: () => "This light is honest: green is saved, red waits in this browser until the server is back. Nothing is lost." },

@@ -72,9 +72,9 @@ function bars(soft, own) {
 // Lights phrases and their boxes up while one of them is pointed at or has the focus.
 function lighting(numbers) {
   const light = (on) => (event) => {
-    const card = event.currentTarget.closest(".review");
-    for (const number of numbers) for (const node of card.querySelectorAll(`[data-phrase="${number}"], [data-phrases~="${number}"]`)) node.classList.toggle("lit", on);
-    card.classList.toggle("lighting", on && numbers.length > 0);
+    const sheet = event.currentTarget.closest(".sheet");
+    for (const number of numbers) for (const node of sheet.querySelectorAll(`[data-phrase="${number}"], [data-phrases~="${number}"]`)) node.classList.toggle("lit", on);
+    sheet.classList.toggle("lighting", on && numbers.length > 0);
   };
   return { onpointerenter: light(true), onpointerleave: light(false), onfocus: light(true), onblur: light(false) };
 }
