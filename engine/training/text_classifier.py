@@ -243,8 +243,9 @@ def _binary(logits: Tensor, wanted: Tensor, gamma: float, alpha: float | None) -
 
 
 def with_texts(model: dict[str, Any], width: int, scale: float, prior: float | None = None) -> ConfigDict:
-    """The configuration of a detector whose classifier compares with texts. Raises WinnowError for a head that
-    cannot."""
+    """The configuration of a detector whose classifier compares with texts, and whose boxes are fitted by one regression for
+    all classes: one of its own would learn from the few boxes of its class alone, and, of an image that shows a whole class,
+    from nothing but the image's border. Raises WinnowError for a head that cannot."""
     changed = ConfigDict(deepcopy(model))
     settings: dict[str, Any] = {"width": width, "scale": scale, "prior": prior}
     if changed.type == "DINO" and changed.bbox_head.type == "DINOHead":
@@ -252,7 +253,7 @@ def with_texts(model: dict[str, Any], width: int, scale: float, prior: float | N
         changed.update(type="TextDINO", labels={"width": width})
         return changed
     head = _box_head(changed, "A classifier by texts")
-    head.cls_predictor_cfg = {"type": "TextClassifier", **settings}
+    head.update(cls_predictor_cfg={"type": "TextClassifier", **settings}, reg_class_agnostic=True)
     if head.loss_cls.type != "FederatedLoss":
         head.loss_cls = {"type": "FederatedLoss", "loss_weight": head.loss_cls.get("loss_weight", 1.0)}
     return changed

@@ -273,10 +273,10 @@ class Browse {
     this.root.dataset.state = "loading";
     const wanted = (this.wanted = Symbol("page"));
     const page = await this.fetched(cursor);
-    if (wanted !== this.wanted) return; // somebody chose something else meanwhile
+    if (wanted !== this.wanted) return this.tiles.drop(page); // somebody chose something else meanwhile
     this.following = page.next;
     this.panel.hidden = true;
-    this.tiles.show(page.tiles, page.pictures);
+    this.tiles.show(page);
     this.root.dataset.state = "ready";
     this.root.dataset.page = this.pages.length;
     this.pageNumber.textContent = `page ${this.pages.length}`;
@@ -288,6 +288,7 @@ class Browse {
 
   // Reads a page before it is turned to, but not before this one is painted: its thumbnails take the same cores.
   lookAhead(cursor) {
+    this.ahead?.page.then((page) => page !== this.tiles.page && this.tiles.drop(page), () => {});
     const ahead = { cursor, page: this.tiles.painted().then(() => this.asked(cursor)) };
     ahead.page.catch(() => (this.ahead = this.ahead === ahead ? null : this.ahead));
     this.ahead = ahead;
@@ -299,7 +300,7 @@ class Browse {
 
   async asked(cursor) {
     const page = await get("/api/grid/page", { ...this.place, cursor, limit: PAGE, reviewer: this.reviewer });
-    return { ...page, pictures: await sheet(page.tiles) };
+    return { next: page.next, ...(await this.tiles.prepare(page.tiles, await sheet(page.tiles))) };
   }
 
   async count() {

@@ -3,6 +3,7 @@
 import { el, svg } from "../dom.js";
 
 const SIZE = 160;
+const PAINTED = 100; // ms after which a page is taken for painted, however busy the browser is
 const WORDS = { accept: "accepted", edit: "accepted with changes", reject: "rejected", skip: "skipped", flag: "flagged" };
 
 export class Tiles {
@@ -14,31 +15,45 @@ export class Tiles {
     this.selected = new Set();
     this.at = -1; // the tile with the focus
     this.anchor = -1; // where a range began
-    this.urls = [];
+    this.page = { nodes: [], urls: [] };
     this.root = el("div", { class: "tiles", role: "listbox", "aria-label": "Candidates", "aria-multiselectable": "true" });
     this.root.addEventListener("mousedown", (event) => this.pressed(event));
     this.root.addEventListener("dblclick", (event) => this.of(event) >= 0 && this.opened(this.tiles[this.of(event)].id));
   }
 
-  // Shows tiles with their pictures (digest -> blob); what was selected is forgotten.
-  show(tiles, pictures) {
-    for (const url of this.urls) URL.revokeObjectURL(url);
+  get nodes() {
+    return this.page.nodes;
+  }
+
+  // A page of tiles with their pictures (digest -> blob), drawn and its pictures decoded, to be shown now or later.
+  async prepare(tiles, pictures) {
     const urls = new Map([...pictures].map(([digest, blob]) => [digest, URL.createObjectURL(blob)]));
-    this.urls = [...urls.values()];
-    this.tiles = tiles;
+    const nodes = tiles.map((tile, i) => this.draw(tile, i, urls.get(tile.digest)));
+    const images = nodes.flatMap((node) => [...node.querySelectorAll("img")]);
+    await Promise.all(images.map((img) => img.decode().catch(() => {}))); // one that cannot be seen leaves its place empty
+    return { tiles, nodes, urls: [...urls.values()] };
+  }
+
+  // Shows a page; what was selected is forgotten.
+  show(page) {
+    this.drop(this.page);
+    this.page = page;
+    this.tiles = page.tiles;
     this.selected.clear();
     this.at = this.anchor = -1;
-    this.nodes = tiles.map((tile, i) => this.draw(tile, i, urls.get(tile.digest)));
-    this.root.replaceChildren(...this.nodes);
-    this.root.scrollTop = 0;
+    this.root.scrollTop = 0; // before: after, it would have everything laid out at once
+    this.root.replaceChildren(...page.nodes);
     this.changed();
   }
 
-  // Resolves when all pictures can be seen.
-  async painted() {
-    const pictures = [...this.root.querySelectorAll("img")];
-    await Promise.all(pictures.map((img) => img.decode().catch(() => {}))); // one that is gone already is no matter
-    await new Promise((go) => requestAnimationFrame(() => setTimeout(go, 0)));
+  // A page that is not shown any more, or never was.
+  drop({ urls }) {
+    for (const url of urls) URL.revokeObjectURL(url);
+  }
+
+  // Resolves when what is shown has been painted.
+  painted() {
+    return new Promise((go) => requestAnimationFrame(() => requestIdleCallback(go, { timeout: PAINTED })));
   }
 
   draw(tile, i, url) {
