@@ -355,10 +355,12 @@ class Ledger:
         with self._db.write() as connection:
             connection.execute(schema.log.insert().values(**values, at=self._now(connection)))
 
-    def logs(self, run_id: int, after: int = 0, limit: int = 200) -> list[LogLine]:
-        """Oldest first, from the line after id `after`."""
+    def logs(self, run_id: int, after: int = 0, limit: int = 200, level: str | None = None) -> list[LogLine]:
+        """Oldest first, from the line after id `after`; of a level only, where one is named."""
         table = schema.log
         query = select(table).where(table.c.run_id == run_id, table.c.id > after).order_by(table.c.id).limit(limit)
+        if level is not None:
+            query = query.where(table.c.level == level)
         with self._db.read() as connection:
             return [LogLine(**row._mapping) for row in connection.execute(query)]
 
@@ -444,7 +446,8 @@ def _summary(connection: Connection, run_id: int, count: Mapping[State, int]) ->
     failed = select(s.number, s.error).where(s.run_id == run_id, s.state == State.FAILED).order_by(s.number).limit(1)
     number, error = connection.execute(failed).one()
     lines = error.strip().splitlines() or [""]
-    return f"{count[State.FAILED]} of {sum(count.values())} shards failed; shard {number}: {lines[-1]}"
+    said = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    return f"{count[State.FAILED]} of {sum(count.values())} shards failed; shard {number}: {said}"
 
 
 def _run(row: Row[Any]) -> Run:

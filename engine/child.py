@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from db.errors import WinnowError
 from db.records import Shard
 from db.shared import Shared
 from db.store import Store
@@ -110,6 +111,8 @@ def _work(store: Store, runs: Any, order: dict[str, Any], control: PipeControl) 
         runs.execute(store, store.ledger.run(order["run"]), shard, control)
     except Stopped:
         control.say("stopped")
+    except WinnowError as error:  # a sentence for people; where it was raised is no matter
+        control.say("failed", error=str(error))
     except Exception:  # noqa: BLE001 (the worker puts it on record)
         control.say("failed", error=traceback.format_exc())
     else:

@@ -178,7 +178,6 @@ def _setup(store: Store, dataset: int | None) -> dict[str, Any]:
         "strategies": [_option(name, name) for name in store.review.strategy_names(chosen)] if chosen else [],
         "orders": views.orders(policies),
         "views": store.views.listed(chosen) if chosen else [],
-        "reasons": views.REASONS,
     }
 
 

@@ -30,7 +30,10 @@ KINDS = {
     Kind.CLASS_IMAGE: ("Class image", "Does the image show this class?"),
     Kind.PAIR: ("Image and caption", "Does the caption describe the image?"),
 }
-REASONS = ("wrong object", "looks fake", "bad box", "still true", "destroys other object", "other")
+REASONS = {
+    "change": ("wrong object", "looks fake", "bad box", "still true", "destroys other object", "other"),
+    "whole": ("wrong object", "looks fake", "bad box", "wrong phrase", "wrong caption", "other"),
+}  # to reject a changed image or text, and a whole new one
 NOT_SCORED = "not scored yet"
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -46,7 +49,7 @@ def outcome(store: Store, run: Run) -> list[str]:
     if result["loading"] > 1:
         told.append(f"Loading the models took {span(result['loading'])}.")
     if result["failures"]:
-        told.append(f"{result['failures']:,.0f} could not be made; the log says why.")
+        told.append(f"{result['failures']:,.0f} could not be made{_first_reason(store, run)}.")
     usage = result["usage"]
     if usage["tokens_out"]:
         told.append(f"The writer read {usage['tokens_in']:,} tokens and wrote {usage['tokens_out']:,}.")
@@ -59,6 +62,11 @@ def outcome(store: Store, run: Run) -> list[str]:
     if run.options.get("preview") and (guess := outlook(store, run)):
         told.append(forecast(guess))
     return told
+
+
+def _first_reason(store: Store, run: Run) -> str:
+    found = store.ledger.logs(run.id, level="warning", limit=1)
+    return f"; the first: {found[0].text.rstrip('.')}" if found else ""
 
 
 def forecast(guess: Estimate) -> str:

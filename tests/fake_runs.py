@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from db.errors import WinnowError
 from db.records import Kind, NewCandidate, Run, Shard
 from db.store import Store
 from engine.control import Control, Stopped
@@ -54,6 +55,8 @@ def save(store: Store, run: Run, shard: Shard, item: int) -> None:
 def misbehave(store: Store, mode: str, control: Any) -> None:
     if mode == "raise":
         raise ValueError("a broken item")
+    if mode == "refuse":
+        raise WinnowError("The weights are missing.\nPut them there.")
     if mode == "exit":
         os._exit(3)
     if mode == "sys.exit":

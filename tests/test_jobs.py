@@ -209,6 +209,15 @@ def test_a_poison_shard_is_quarantined_and_the_others_are_done(hand: Store) -> N
     assert stored(hand, run) == ["1/0", "1/1"]
 
 
+def test_a_refusal_is_told_in_its_own_words(hand: Store) -> None:
+    run = queued(hand, {"items": 1, "mode": "refuse", "always": True})
+    assert until(hand, run, State.FAILED).error == "1 of 1 shards failed; shard 0: The weights are missing."
+    assert hand.ledger.shards(run.id)[0].error == "The weights are missing.\nPut them there."
+    assert [line.text for line in hand.ledger.logs(run.id, level="error")] == [
+        "The weights are missing.\nPut them there."
+    ] * 3
+
+
 def test_retry_does_what_failed(hand: Store) -> None:
     run = queued(hand, {"items": 1, "mode": "raise", "always": True}, {"items": 1})
     until(hand, run, State.FAILED)

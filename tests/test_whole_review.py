@@ -120,9 +120,9 @@ def test_a_triplet_is_accepted_and_its_box_and_phrase_are_mended(page, address, 
     page.goto(f"{address}/review?dataset={dataset.id}")
     see(page, first)
     assert page.locator(".review .sheet:not(.behind) .boxes.whole rect").count() == 2
-    assert (
-        page.locator(".review .sheet:not(.behind) .frames .frame").count() == 2
-    )  # the described image stands beside it
+    described = page.locator(".review .sheet:not(.behind) .frames .frame")
+    assert described.count() == 2  # the image that was described stands beside the new one
+    assert "wrong phrase" in page.locator(".review .why").inner_text()
     assert page.locator(".review .sheet:not(.behind) .words mark").all_inner_texts() == ["a red mug", "a blue ball"]
     page.locator(".review .sheet:not(.behind) .words mark").first.focus()
     assert page.locator(".review .sheet:not(.behind) .boxes.whole rect.lit").count() == 1

@@ -42,7 +42,7 @@ class Review {
     this.redoable = [];
     this.older = null; // where the history goes on; null when all of it is in `mine`
     this.tally = {};
-    this.reasons = [];
+    this.reasons = []; // to reject what is on the screen
     this.names = new Map(); // classes by id, once the editor has read them
     this.reviewer = reviewer();
     this.keymap = new Keymap();
@@ -192,7 +192,7 @@ class Review {
     try {
       const setup = await get("/api/review/setup", { dataset: this.bar.query.dataset });
       this.bar.offer(setup);
-      this.offerReasons(setup.reasons);
+      this.allReasons = setup.reasons;
       if (setup.dataset === null) return this.showPanel("nothing");
       await this.load();
     } catch (error) {
@@ -242,7 +242,9 @@ class Review {
     this.names = new Map(classes.map((one) => [one.id, one.name]));
   }
 
+  // A whole new image is rejected for other reasons than a change of one.
   offerReasons(reasons) {
+    if (reasons === this.reasons) return;
     this.reasons = reasons;
     const button = (reason, i) => el("button", { type: "button", onclick: (event) => this.pressed(event, () => this.rejectFor(i)) }, el("kbd", {}, i + 1), reason);
     this.why.replaceChildren(el("span", {}, "because"), ...reasons.map(button));
@@ -507,6 +509,7 @@ class Review {
     now.lay(true);
     was.lay(false);
     was.forget();
+    this.offerReasons(this.allReasons[item.card.whole ? "whole" : "change"]);
     Object.assign(this.root.dataset, { state: "ready", id: item.card.id, human: item.human ?? "" });
   }
 
