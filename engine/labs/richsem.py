@@ -66,8 +66,9 @@ METRICS = {
 
 class Size(msgspec.Struct, frozen=True):
     """How large the lab is. `kinds` are the classes, `tail` how long-tailed the `real` images are; `rare` and `common`
-    are the most training images of those. `each` class image of a class, of which `wrong` (0..1) bear another name and
-    `cut` are cropped past their object. `repeat`, `federated`, `weight`, `view` and `prior` are RichSem's options."""
+    are the most training images of those. `each` class image of a class, which shows up to `margin` of the
+    object's size beside it each way; of these `wrong` (0..1) bear another name and `cut` are cropped past their object.
+    `repeat`, `federated`, `weight`, `view` and `prior` are RichSem's options."""
 
     width: int = 128
     height: int = 96
@@ -76,6 +77,7 @@ class Size(msgspec.Struct, frozen=True):
     real: int = 120
     held_out: int = 200
     each: int = 30
+    margin: float = 0.15
     wrong: float = 0.2
     cut: float = 0.2
     rare: int = 10
@@ -111,8 +113,9 @@ def notes(size: Size) -> tuple[str, ...]:
     return (
         (
             f"{size.real} training images of {size.width}x{size.height} with {size.kinds} long-tailed classes (tail "
-            f"{size.tail}), others for every seed; {size.each} class images of each class beyond the most frequent third, of "
-            f"which {size.wrong:.0%} bear the name of another class and {size.cut:.0%} are cropped past their object. "
+            f"{size.tail}), others for every seed; {size.each} class images of each class beyond the most frequent third, with "
+            f"up to {size.margin:.0%} of the object's size beside it each way, of which {size.wrong:.0%} bear the name of "
+            f"another class and {size.cut:.0%} are cropped past their object. "
             f"{size.held_out} other images show all classes equally often and are looked at once, after the last step."
         ),
         (
@@ -237,15 +240,15 @@ class Bench:
             said = numbers[main.kind]
             if rng.random() < size.wrong:
                 said = int(rng.choice([number for number in numbers.values() if number != said]))
-            yield _window(scene.image, main, rng.random() < size.cut, rng), said
+            yield _window(scene.image, main, rng.random() < size.cut, size.margin, rng), said
 
 
-def _window(picture: np.ndarray, main: TrueObject, past: bool, rng: np.random.Generator) -> np.ndarray:
+def _window(picture: np.ndarray, main: TrueObject, past: bool, margin: float, rng: np.random.Generator) -> np.ndarray:
     """The picture around its main object with some margin, or, `past`, a part that holds a corner of it at most."""
     height, width = picture.shape[:2]
     x1, y1, x2, y2 = main.box
     wide, high = x2 - x1, y2 - y1
-    left, top, right, bottom = rng.uniform(0.1, 0.5, 4) * np.array([wide, high, wide, high])
+    left, top, right, bottom = rng.uniform(0.0, margin, 4) * np.array([wide, high, wide, high])
     if past:
         right, left = (-0.7 * wide, width) if rng.random() < 0.5 else (width, -0.7 * wide)
     area = (
