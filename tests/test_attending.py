@@ -263,6 +263,16 @@ def test_a_training_from_end_to_end_resumes_and_starts_another(tmp_path: Path) -
     assert any("started from" in line for line in heard.lines)
 
 
+@pytest.mark.slow
+def test_two_processes_train_it_together(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    attention = AttentionOptions(queue=8, soft=0.4).model_dump()
+    options = {**TINY, "attention": attention, "processes": 2}
+    heard = Heard(steps=10**6)
+    result = train(TrainJob(folder, tmp_path / "work", "tiny_blip", options), heard)
+    assert result["iterations"] == 4 and {"loss_itc", "loss_amc", "pointing"} <= heard.curves.keys()
+
+
 def test_a_public_blip_is_loaded_from_its_folder_and_says_what_it_lacks(tmp_path: Path, tokenizer: Any) -> None:
     """The preset of the public checkpoint, on a tiny one of the same class and layout."""
     model = small(tokenizer, soft=0.0)

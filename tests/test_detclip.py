@@ -202,6 +202,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(result["model"])
 
 
+@pytest.mark.slow
+def test_two_processes_train_it_together(trained: Path, tmp_path: Path) -> None:
+    folder = trained.parents[1]
+    heard: dict[str, float] = {}
+    reporter = SimpleNamespace(
+        metrics=lambda step, values: heard.update(values),
+        progress=lambda done, total: None,
+        stop_requested=lambda: False,
+        log=lambda text: None,
+    )
+    options = {**TINY, "pairs": {"batch_size": 3}, "processes": 2}
+    result = train(TrainJob(folder, tmp_path / "work", "tiny_detclip", options), reporter)
+    assert result["iterations"] == 4 and {"loss", "AP_categ"} <= heard.keys()
+
+
 def test_a_trained_detector_keeps_its_definitions_and_finds_any_vocabulary(trained: Path) -> None:
     card = load_reader(trained)[1]
     assert card.definitions == {"mug": "a cup with a handle"} and card.pairs == {"batch_size": 3}
