@@ -73,15 +73,15 @@ class Size(msgspec.Struct, frozen=True):
     width: int = 128
     height: int = 96
     kinds: int = 18
-    tail: float = 1.2
+    tail: float = 1.7
     real: int = 120
     held_out: int = 200
     each: int = 30
     margin: float = 0.15
     wrong: float = 0.2
     cut: float = 0.2
-    rare: int = 10
-    common: int = 40
+    rare: int = 4
+    common: int = 12
     steps: int = 320
     batch_size: int = 8
     lr: float = 1e-3
@@ -128,7 +128,7 @@ def notes(size: Size) -> tuple[str, ...]:
             f"({PRESET}), every other of boxes, as RichSem adds its batches; boxes alone are given as many batches of boxes, and, in "
             "an arm of their own, as many batches."
         ),
-        f"Classes are rare with at most {size.rare} training images, as in LVIS; common up to {size.common}, there 100.",
+        f"Classes are rare with at most {size.rare} training images, common up to {size.common}; in LVIS 10 and 100, of 100,000.",
     )
 
 
