@@ -19,3 +19,11 @@ function filled(node, attributes, children) {
   node.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return node;
 }
+
+const PAINTED = 100; // ms after which a frame is taken for painted, however busy the browser is
+
+// Does some work once what was changed has been painted. Safari does not say when it is idle.
+export function afterPaint(work) {
+  const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 10));
+  requestAnimationFrame(() => idle(() => work(), { timeout: PAINTED }));
+}

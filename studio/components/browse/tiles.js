@@ -1,9 +1,8 @@
 // A page of tiles: pictures that come together in one answer, one tile with the focus, and any number selected.
 
-import { el, svg } from "../dom.js";
+import { afterPaint, el, svg } from "../dom.js";
 
 const SIZE = 160;
-const PAINTED = 100; // ms after which a page is taken for painted, however busy the browser is
 const WORDS = { accept: "accepted", edit: "accepted with changes", reject: "rejected", skip: "skipped", flag: "flagged" };
 
 export class Tiles {
@@ -53,7 +52,7 @@ export class Tiles {
 
   // Resolves when what is shown has been painted.
   painted() {
-    return new Promise((go) => requestAnimationFrame(() => requestIdleCallback(go, { timeout: PAINTED })));
+    return new Promise(afterPaint);
   }
 
   draw(tile, i, url) {

@@ -1,6 +1,6 @@
 // The review card: one candidate at a time, decided by a key, shown before the server has heard of it.
 
-import { el } from "../dom.js";
+import { afterPaint, el } from "../dom.js";
 import { forgetBrought, keepName, reviewer, settle, signedIn, toSignIn } from "../early.js";
 import { listen } from "../keys.js";
 import { againDialog } from "./again.js";
@@ -19,7 +19,6 @@ import { Progress, Recent, Saving } from "./status.js";
 import { Tour } from "./tour.js";
 
 const LOOK_AGAIN = 3000; // ms between looks for new candidates at the end of the queue
-const PAINTED = 100; // ms after which a card is taken for painted, however busy the browser is
 const REST = 500; // ms on one card after which its siblings and verdicts are fetched
 const HOLD = 40_000; // ms after which others are told again what is on the screen here; a third of what the server grants
 const SIGNED_OUT = "You are signed out. Sign in again in another tab: what is unsaved waits in this browser and is sent by itself.";
@@ -606,8 +605,4 @@ class Review {
     }
     this.show();
   }
-}
-
-function afterPaint(work) {
-  requestAnimationFrame(() => requestIdleCallback(work, { timeout: PAINTED }));
 }
