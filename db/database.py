@@ -27,6 +27,10 @@ try:  # the wheel carries a current SQLite; the interpreter's own may be years o
 except ImportError:
     import sqlite3 as sqlite
 
+# The driver looks for an adapter of each of these at every value that it binds; to find none takes longer than all the rest.
+for _kind in (bytes, memoryview, type(None)):
+    sqlite.register_adapter(_kind, lambda value: value)
+
 logger = logging.getLogger(__name__)
 
 PRAGMAS = {

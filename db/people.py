@@ -173,8 +173,10 @@ class People:
 
     def trail(self, dataset_id: int, *, before: int | None = None, limit: int = 1000) -> list[Verdict]:
         """The log of a data set, newest first; `before` is the id of the last one seen."""
-        query = select(schema.verdict).join(schema.candidate, c.id == v.candidate_id)
-        query = query.where(c.dataset_id == dataset_id).order_by(v.id.desc()).limit(limit)
+        here = exists().where(
+            c.id == v.candidate_id, c.dataset_id == dataset_id
+        )  # a join would begin with all candidates
+        query = select(schema.verdict).where(here).order_by(v.id.desc()).limit(limit)
         with self._db.read() as connection:
             rows = connection.execute(query if before is None else query.where(v.id < before)).all()
         return [record(row) for row in rows]
@@ -205,7 +207,8 @@ def _latest(dataset_id: int) -> Select[Any]:
     """The standing decision of each person on each candidate: (candidate_id, reviewer, decision, at, act, id)."""
     undo = schema.verdict.alias()
     undone = exists().where(undo.c.undoes == v.op_id, undo.c.candidate_id == v.candidate_id)
-    mine = and_(c.id == v.candidate_id, c.dataset_id == dataset_id)
+    # what nobody has decided has no standing decision, and an index leaves it out
+    mine = and_(c.id == v.candidate_id, c.dataset_id == dataset_id, c.human.is_not(None))
     last = select(func.max(v.id)).join(schema.candidate, mine).where(v.decision != "undo", ~undone)
     columns = (v.candidate_id, v.reviewer, v.decision, v.at, v.act, v.id)
     return select(*columns).where(v.id.in_(last.group_by(v.candidate_id, v.reviewer)))

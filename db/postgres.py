@@ -128,7 +128,37 @@ $$"""
 TRAIL = "CREATE TRIGGER trail_never BEFORE UPDATE OR DELETE OR TRUNCATE ON trail EXECUTE FUNCTION winnow_refuse()"
 # A part may come before its whole.
 LATER = "ALTER TABLE phrase ALTER CONSTRAINT phrase_parent_id_fkey DEFERRABLE INITIALLY DEFERRED"
-OWN = (INDEXED, INDEX, REFUSE, TRAIL, LATER)
+# The tally is kept by statement, not by row: a transaction that rewrites one row a million times passes all its dead versions
+# each time. Migration 0008 runs these too: a change of them is a migration of its own.
+_OF = "dataset_id, run_id, kind, coalesce(category_id, -1) AS category_id, coalesce(human, '') AS human"
+_KEY = "dataset_id, run_id, kind, category_id, human"
+_COUNTED = f"SELECT {_OF}, count(*) AS n FROM {{0}} GROUP BY 1, 2, 3, 4, 5"
+_SAME = " AND ".join(f"tally.{name} = fewer.{name}" for name in _KEY.split(", "))
+TALLY = (
+    f"""
+CREATE FUNCTION winnow_tally() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP != 'DELETE' THEN
+            INSERT INTO tally AS kept {_COUNTED.format("added")}
+                ON CONFLICT ({_KEY}) DO UPDATE SET n = kept.n + excluded.n;
+        END IF;
+        IF TG_OP != 'INSERT' THEN
+            UPDATE tally SET n = tally.n - fewer.n FROM ({_COUNTED.format("gone")}) AS fewer WHERE {_SAME};
+            DELETE FROM tally USING (SELECT DISTINCT {_OF} FROM gone) AS fewer WHERE {_SAME} AND n = 0;
+        END IF;
+        RETURN NULL;
+    END
+$$""",
+    *(
+        f"CREATE TRIGGER tally_{verb} AFTER {verb} ON candidate REFERENCING {rows} EXECUTE FUNCTION winnow_tally()"
+        for verb, rows in (
+            ("insert", "NEW TABLE AS added"),
+            ("delete", "OLD TABLE AS gone"),
+            ("update", "NEW TABLE AS added OLD TABLE AS gone"),
+        )
+    ),
+)
+OWN = (INDEXED, INDEX, REFUSE, TRAIL, LATER, *TALLY)
 
 
 def phrase(text: str, *, goes_on: bool) -> str:

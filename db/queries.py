@@ -96,8 +96,9 @@ class Queue(Record, frozen=True, kw_only=True):
 def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
     """The conditions of the queue; without the one on the human decision when `human` is False."""
     wanted: list[ColumnElement[bool]] = [true()]
+    listed = human and queue.human == "disputed"  # disputes name their data set: SQLite would go through all of it
     for column, value in (
-        (c.dataset_id, queue.dataset_id),
+        (c.dataset_id, None if listed else queue.dataset_id),
         (c.run_id, queue.run_id),
         (c.category_id, queue.category_id),
         (c.strategy, queue.strategy),
@@ -121,7 +122,8 @@ def _decided(queue: Queue) -> list[ColumnElement[bool]]:
         return []
     if queue.human == "disputed":
         disputed = schema.dispute.c
-        return [c.id.in_(select(disputed.candidate_id).where(disputed.dataset_id == c.dataset_id))]
+        here = true() if queue.dataset_id is None else disputed.dataset_id == queue.dataset_id
+        return [c.id.in_(select(disputed.candidate_id).where(here))]
     return [_open(queue) if queue.human == "undecided" else c.human == queue.human]
 
 

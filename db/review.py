@@ -15,7 +15,24 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, Select, Text, and_, bindparam, case, cast, exists, func, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 
 from db import schema
 from db.bulk import batched
@@ -45,7 +62,8 @@ from db.records import (
 )
 from db.writer import GroupWriter
 
-c = schema.candidate.c
+c, t = schema.candidate.c, schema.tally.c
+TALLIED = {"any": None, "undecided": "", **{str(decision): str(decision) for decision in Decision}}  # as it says it
 COLUMNS = set(c.keys()) - {"shuffle", "strategy"}
 SAYS = {"accept": ACCEPT, "reject": REJECT, "pending": PENDING}
 PIECE = 5000  # candidates of an act decided in one transaction; others wait no longer than for one
@@ -316,8 +334,9 @@ class Review:
         """How many candidates a queue shows that is not `weighed`. Raises WinnowError for an unknown selection."""
         with self._db.read() as connection:
             _require_selection(connection, queue)
-            query = select(func.count()).select_from(schema.candidate).where(*matching(queue))
-            return int(connection.execute(query).scalar_one())
+            kept = _tallied(queue)
+            counted = select(func.count()).select_from(schema.candidate).where(*matching(queue))
+            return int(connection.execute(counted if kept is None else select(_kept()).where(*kept)).scalar_one())
 
     def counts(self, queue: Queue, policies: Policies) -> dict[str, dict[str, int]]:
         """`{"human": {decision or "undecided": n}, "automatic": {accept, reject, pending: n}, "effective": ...}` over
@@ -576,10 +595,33 @@ def _listed(connection: Connection, queue: Queue) -> Iterator[Select[Any]]:
 
 
 def _states(queue: Queue, policies: Policies) -> Select[Any]:
-    """(what people say, what the policies say, how many). Without policies an index alone answers it."""
+    """(what people say, what the policies say, how many)."""
+    kept = None if policies else _tallied(queue, human=False)
+    if kept is not None:
+        return select(t.human, literal("pending"), _kept()).where(*kept).group_by(t.human)
     states = (c.human, automatic(policies)) if policies else (c.human,)
     shown = states if policies else (c.human, literal("pending"))
     return select(*shown, func.count()).where(*matching(queue, human=False)).group_by(*states)
+
+
+def _tallied(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]] | None:
+    """What `matching` asks of a candidate, asked of the tally; None when only the candidates themselves can say."""
+    beyond = any(one is not None for one in (queue.selection, queue.audit, queue.strategy))
+    if beyond or queue.weighed or (human and queue.human not in TALLIED):
+        return None
+    wanted = {
+        t.dataset_id: queue.dataset_id,
+        t.run_id: queue.run_id,
+        t.kind: queue.kind and str(queue.kind),
+        t.category_id: queue.category_id,
+        t.human: TALLIED[queue.human] if human else None,
+    }
+    return [true(), *(column == value for column, value in wanted.items() if value is not None)]
+
+
+def _kept() -> ColumnElement[int]:
+    """How many candidates some rows of the tally count together; PostgreSQL adds up to a decimal number."""
+    return cast(func.coalesce(func.sum(t.n), 0), BigInteger)
 
 
 def _ids(connection: Connection, query: Select[Any]) -> NDArray[np.int64]:

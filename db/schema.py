@@ -248,6 +248,18 @@ candidate = Table(
     Index("candidate_phrase", "phrase_id"),
 )
 
+tally = Table(  # how many candidates there are of each: triggers keep it, on every path that touches a candidate
+    "tally",
+    metadata,
+    Column("dataset_id", Id, primary_key=True, autoincrement=False),
+    Column("run_id", Id, primary_key=True, autoincrement=False),
+    Column("kind", Words, primary_key=True),
+    Column("category_id", Id, primary_key=True, autoincrement=False),  # -1 for those of no class
+    Column("human", Words, primary_key=True),  # "" for what nobody has decided
+    Column("n", Integer, nullable=False),  # never 0: the last one takes the row with it
+    sqlite_with_rowid=False,
+)
+
 score = Table(
     "score",
     metadata,

@@ -459,7 +459,9 @@ def test_an_image_that_cannot_be_shown_is_told_and_can_be_skipped(page, address,
     dataset, ids = waiting
     page.route("**/media/blob/*", lambda route: route.fulfill(status=404))
     open_queue(page, address, f"dataset={dataset.id}", ids[0])
-    assert "cannot be shown: its file is missing" in page.locator(".review .sheet:not(.behind) .broken").first.inner_text()
+    assert (
+        "cannot be shown: its file is missing" in page.locator(".review .sheet:not(.behind) .broken").first.inner_text()
+    )
     page.keyboard.press("Space")
     see(page, ids[1])
     saved(page)

@@ -6,21 +6,25 @@ import json
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db import datasets, formats, spool
 from db import document as documents
-from db.codec import Firsts
+from db.codec import Firsts, box_of
 from db.document import Document
 from db.errors import BadDataset
 from db.formats import annotations as noted
 from db.formats import coco, jsonstream
-from db.formats.annotations import Annotation
+from db.formats.annotations import Annotation, Columns, _loose
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import Box, Category, Image, Phrase
 from db.spool import Spool, in_order
@@ -150,6 +154,28 @@ def test_annotations_are_the_same_rows_whether_they_are_kept_or_read_again(
         found.append((list(document.box_rows(Firsts(5, 3, 2))), document.faults))
     assert found[0] == found[1]
     assert len(found[0][0]) == 3 * 7 - 2 and len(found[0][1]) == 3 * 3 + 2  # the id "7" is there once
+
+
+sizes = st.floats(-9, 9).map(lambda size: round(size, 2))
+usual = st.fixed_dictionaries(
+    {
+        "id": st.integers(0, 9) | texts,
+        "image_id": st.just(1),
+        "category_id": st.just(1),
+        "bbox": st.tuples(*[sizes] * 4),
+    },
+    optional={"area": sizes, "iscrowd": st.integers(0, 1), "segmentation": st.none() | st.lists(sizes, max_size=3)},
+)
+
+
+@quick
+@given(st.lists(st.tuples(usual, st.booleans()), min_size=1, max_size=9))
+def test_a_row_made_by_columns_is_that_of_its_box_alone(chosen: list[tuple[dict[str, Any], bool]]) -> None:
+    items = msgspec.json.decode(orjson.dumps([raw for raw, _ in chosen]), type=list[Annotation])
+    some = [raw for raw, sound in chosen if sound]
+    columns = Columns.of(items).only(np.array([sound for _, sound in chosen]))
+    rows = chain.from_iterable(columns.rows(5, [3] * len(some), [2] * len(some)))
+    assert list(map(box_of, rows)) == [_loose(number, raw, 3, 2) for number, raw in enumerate(some, 5)]
 
 
 def test_a_mask_over_several_lines_is_written_as_it_was_read(tmp_path: Path, store: Store) -> None:

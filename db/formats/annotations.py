@@ -1,13 +1,14 @@
 """The annotations of a COCO file: checked column by column, and then made into rows.
 
 Those of a large file stay in it and are read twice: what is kept of each is a few bytes, which image and category it
-belongs to, and whether it is sound. Those of a file of at most `KEPT` bytes are kept, which takes about twice its size.
+belongs to, and whether it is sound. Those of a file of at most `KEPT` bytes are kept as columns, which takes about its size.
 Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
 None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, compress, count, repeat
@@ -100,6 +101,52 @@ class Known:
         self.sizes.append((image.width, image.height))
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Annotations with the usual fields only, field by field."""
+
+    sources: list[str | None]
+    numbers: NDArray[np.float64]  # (5, n): x, y, w, h, area; NaN for an area that is missing
+    crowds: list[int | msgspec.UnsetType]
+    masks: list[bytes]
+
+    @classmethod
+    def of(cls, items: list[Annotation]) -> Columns:
+        numbers = np.empty((5, len(items)))
+        corners_and_sizes = chain.from_iterable([a.bbox for a in items])
+        numbers[:4] = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
+        numbers[4] = [math.nan if a.area is UNSET else a.area for a in items]
+        sources = [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items]
+        return cls(sources, numbers, [a.iscrowd for a in items], [bytes(a.segmentation) for a in items])
+
+    def only(self, some: NDArray[np.bool_]) -> Columns:
+        """Those of some of the annotations."""
+        if some.all():
+            return self
+        sources, crowds, masks = compress(self.sources, some), compress(self.crowds, some), compress(self.masks, some)
+        return Columns(list(sources), self.numbers[:, some], list(crowds), list(masks))
+
+    def rows(self, ordinal: int, images: list[int], categories: list[int]) -> Iterator[Iterable[BoxRow]]:
+        """As rows of boxes, made column by column: a row costs less than half of what it costs alone."""
+        for at in range(0, len(images), SLICE):
+            some = slice(at, at + SLICE)
+            yield zip(count(ordinal + at), images[some], categories[some], *self._rest(some), strict=False)
+
+    def _rest(self, some: slice) -> Iterator[Iterable[Any]]:
+        """What comes in a row after its ids of box, image and category."""
+        x, y, w, h, area = self.numbers[:, some]
+        crowds, masks = self.crowds[some], self.masks[some]
+        yield self.sources[some]
+        yield from (column.tolist() for column in (x, y, x + w, y + h, w, h))
+        yield [None if math.isnan(own) else own for own in area.tolist()]
+        yield [1 if crowd == 1 else 0 for crowd in crowds]
+        yield [mask if mask and mask != NULL else None for mask in masks]
+        if UNSET in crowds or NULL in masks:
+            yield [_ABSENT[crowd is UNSET, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
+        else:
+            yield repeat(None)
+
+
 @dataclass
 class Part:
     """Annotations that were read together."""
@@ -108,26 +155,24 @@ class Part:
     end: int
     ids: NDArray[Any]  # whole numbers; objects where some are texts or none at all
     referred: NDArray[np.int64] | None  # (2, n): ids of image and category; None for what is looked at one by one
-    numbers: NDArray[np.float64] | None  # (5, n): x, y, w, h, area
-    items: list[Any] | None = None  # the annotations themselves, where they are kept
+    numbers: NDArray[np.float64] | None  # (5, n): x, y, w, h, area, NaN where it is missing
+    kept: Columns | list[Any] | None  # the annotations themselves; None where they stay in the file
     images: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # ordinals, once they are known
     categories: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     sound: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     @classmethod
-    def of(cls, chunk: Chunk) -> Part:
+    def of(cls, chunk: Chunk, *, keep: bool) -> Part:
         items = chunk.items
-        if items and isinstance(items[0], Annotation):
+        found = _in_columns(items)
+        kept = found if keep else None
+        if isinstance(found, Columns):
             keys = np.array([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
             if keys.dtype == np.int64:
-                corners_and_sizes = chain.from_iterable([a.bbox for a in items])
-                numbers = np.empty((5, len(items)))
-                numbers[:4] = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
-                numbers[4] = [0.0 if a.area is UNSET else a.area for a in items]
-                return cls(chunk.start, chunk.end, keys[0], keys[1:], numbers)
+                return cls(chunk.start, chunk.end, keys[0], keys[1:], found.numbers, kept)
         ids = np.empty(len(items), object)
         ids[:] = [own if is_id(own := get(item, "id")) else None for item in items]
-        return cls(chunk.start, chunk.end, ids, None, None)
+        return cls(chunk.start, chunk.end, ids, None, None, kept)
 
 
 Forbidden = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.bool_]]
@@ -150,11 +195,10 @@ class Annotations:
 
     def add(self, chunk: Chunk) -> None:
         if chunk.items:
-            self._parts.append(Part.of(chunk))
-            self._parts[-1].items = chunk.items if self._file.size <= KEPT else None
+            self._parts.append(Part.of(chunk, keep=self._file.size <= KEPT))
 
     def _items(self, part: Part) -> list[Any]:
-        return self._file.again(part.start, part.end, Annotation) if part.items is None else part.items
+        return part.kept if isinstance(part.kept, list) else self._file.again(part.start, part.end, Annotation)
 
     def check(self, known: Known) -> int:
         """Find what each belongs to; the unsound become faults. Returns how many are sound."""
@@ -171,11 +215,7 @@ class Annotations:
                 part.sound = np.zeros(len(part.ids), np.bool_)
             self._check_rest(part, first, again)
             first += len(part.ids)
-            part.ids, part.referred, part.numbers = (
-                part.ids[:0],
-                None,
-                part.numbers if part.numbers is None else part.numbers[:, :0],
-            )
+            part.ids, part.referred, part.numbers = part.ids[:0], None, None
         self._known = Known(0)
         return sum(int(part.sound.sum()) for part in self._parts)
 
@@ -194,7 +234,7 @@ class Annotations:
         x, y, w, h, area = numbers
         right, bottom = x + w, y + h
         inside = (x >= -SLACK) & (y >= -SLACK) & (right <= width + SLACK) & (bottom <= height + SLACK)
-        whole = (right > x) & (bottom > y) & (np.abs(area) <= LARGEST)
+        whole = (right > x) & (bottom > y) & ~(np.abs(area) > LARGEST)
         there = (part.images >= 0) & (part.categories >= 0)
         part.sound = there & inside & whole & ~again & ~self._forbidden(part.images, part.categories)
 
@@ -269,42 +309,18 @@ class Annotations:
         for part in self._parts:
             images = (part.images + np.int64(first.image))[part.sound].tolist()
             categories = (part.categories + np.int64(first.category))[part.sound].tolist()
-            items = list(compress(self._items(part), part.sound.tolist()))
-            make = _typed_rows if part.numbers is not None else _mixed_rows
-            for at in range(0, len(items), SLICE):
-                some = slice(at, at + SLICE)
-                yield make(ordinal + at, items[some], images[some], categories[some])
+            found = part.kept or _in_columns(self._items(part))
+            if isinstance(found, Columns):
+                yield from found.only(part.sound).rows(ordinal, images, categories)
+            else:
+                sound = compress(found, part.sound.tolist())
+                yield (box_row(_loose(*one), Firsts()) for one in zip(count(ordinal), sound, images, categories))
             ordinal += len(images)
 
 
-def _typed_rows(ordinal: int, items: list[Annotation], images: list[int], categories: list[int]) -> Iterable[BoxRow]:
-    """Made column by column: a row costs less than half of what it costs alone."""
-    corners_and_sizes = chain.from_iterable([a.bbox for a in items])
-    x, y, w, h = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
-    columns = [column.tolist() for column in (x, y, x + w, y + h, w, h)]
-    crowds, masks = [a.iscrowd for a in items], [bytes(a.segmentation) for a in items]
-    extras: Iterable[bytes | None] = repeat(None)
-    if UNSET in crowds or NULL in masks:
-        extras = [_ABSENT[crowd is UNSET, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
-    return zip(
-        count(ordinal),
-        images,
-        categories,
-        [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items],
-        *columns,
-        [None if a.area is UNSET else a.area for a in items],
-        [1 if crowd == 1 else 0 for crowd in crowds],
-        [mask if mask and mask != NULL else None for mask in masks],
-        extras,
-    )
-
-
-def _mixed_rows(ordinal: int, items: Iterable[Any], images: list[int], categories: list[int]) -> Iterator[BoxRow]:
-    for number, (raw, image, category) in enumerate(zip(items, images, categories, strict=True), ordinal):
-        if isinstance(raw, Annotation):
-            yield from _typed_rows(number, [raw], [image], [category])
-        else:
-            yield box_row(_loose(number, raw, image, category), Firsts())
+def _in_columns(items: list[Any]) -> Columns | list[Any]:
+    """The annotations of a chunk by columns; as they are where some have other fields."""
+    return Columns.of(items) if isinstance(items[0], Annotation) else items
 
 
 def _loose(number: int, raw: dict[str, Any], image: int, category: int) -> Box:

@@ -34,7 +34,7 @@ from db.spool import Spool
 
 FAMILY = {"coco", "lvis", "refcoco"}  # formats that keep the same private fields
 BUFFER = 2**20  # bytes of a file that is written
-PAGE = 2000  # annotations that are written at once
+PAGE = 2000  # images or annotations that are written at once
 KNOWN = ("images", "annotations", "categories")
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 CATEGORY_KEYS = {"id", "name", "frequency"}
@@ -342,10 +342,14 @@ class _Files:
         return self._files[split]
 
     def images(self) -> None:
-        for image in self._ids.passing():
-            file = self._file(image.split)
-            file.items([msgspec.Raw(orjson.dumps(self._dialect.image(image, self._ids, self._document.format)))])
-            self._splits.append(file.number)
+        for page in batched(self._ids.passing(), PAGE):
+            entries: dict[str, list[_Line | msgspec.Raw]] = {}
+            for image in page:
+                entry = self._dialect.image(image, self._ids, self._document.format)
+                entries.setdefault(image.split, []).append(msgspec.Raw(orjson.dumps(entry)))
+            for split, part in entries.items():
+                self._file(split).items(part)
+            self._splits.extend(self._files[image.split].number for image in page)
         if not self._files:
             self._file("")
 

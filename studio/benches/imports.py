@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import msgspec
 import numpy as np
 
 from engine.provenance import versions
+from studio.benches.memory import peak_mib
 
 ROUNDS = 3
 
@@ -261,8 +261,7 @@ def _worker(variant: str, file: Path, target: Path) -> None:
     started, worked = time.perf_counter(), time.process_time()
     work()
     seconds, processor = time.perf_counter() - started, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "processor": processor, "peak_mib": peak / 2**20}))
+    print(json.dumps({"seconds": seconds, "processor": processor, "peak_mib": peak_mib()}))
     sys.stdout.flush()
     os._exit(0)  # freeing millions of objects is not part of an import
 

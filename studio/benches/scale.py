@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from db.codec import BoxRow, Firsts
+from db.columns import ACCEPTED, REJECTED, UNSEEN
 from db.database import Database, sqlite_module
 from db.document import BoxRows, Document
 from db.errors import WinnowError
 from db.queries import Queue
-from db.records import Category, Image
+from db.records import Category, Decision, Image, NewVerdict
 from db.store import Store
 from db.writer import GroupWriter
 from engine import thresholds
@@ -34,10 +35,11 @@ from studio.benches.lab import CLASSES, MOVED, RULES, build, policy
 SIZES = (10_000, 100_000, 1_000_000)
 BOXES = 5  # for every candidate
 OF_IMAGE = 50  # boxes
+HUMAN = {"undecided": UNSEEN, "accept": ACCEPTED, "reject": REJECTED}
 PAGES = 20
 ROUNDS = 5
 REVIEWERS, VERDICTS = 20, 15
-ASKED = ("next_page", "counters", "class_statistics", "histogram", "threshold_preview")
+ASKED = ("next_page", "counters", "verdict_and_counters", "class_statistics", "histogram", "threshold_preview")
 
 
 def run(scale: float = 1.0, sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
@@ -74,18 +76,37 @@ def _asked(store: Store, dataset: int, boxes: int) -> dict[str, float]:
     first_statistics = _milliseconds(lambda: store.datasets.class_histogram(boxes), 1)
     before, after = policy(RULES[0]), policy(MOVED)
     table = store.review.columns(dataset)
-    counted = store.review.counts(Queue(dataset_id=dataset), {})["human"]
-    if sum(counted.values()) != len(table):
-        raise WinnowError(f"The counters say {counted}, but there are {len(table)} candidates.")
     return {
         "columns_load_ms": loaded,
         "first_class_statistics_ms": first_statistics,
         "next_page_ms": _pages(store, dataset),
         "counters_ms": _milliseconds(lambda: store.review.counts(Queue(dataset_id=dataset), {})),
+        "verdict_and_counters_ms": _after_verdict(store, dataset),
         "class_statistics_ms": _milliseconds(lambda: store.datasets.class_histogram(boxes)),
         "histogram_ms": _milliseconds(lambda: thresholds.histogram(table, "seam")),
         "threshold_preview_ms": _milliseconds(lambda: thresholds.flips(table, before, after)),
     }
+
+
+def _after_verdict(store: Store, dataset: int) -> float:
+    """Milliseconds of a verdict and of the counters that know of it, so that a recount shows wherever it is made.
+
+    Raises WinnowError when they are not what a look at every candidate gives.
+    """
+    queue = Queue(dataset_id=dataset)
+    shown = iter(store.review.page(queue, limit=ROUNDS)[0])
+
+    def decide() -> dict[str, int]:
+        candidate = next(shown).id
+        store.review.decide([NewVerdict(op_id=f"{candidate}", candidate_id=candidate, decision=Decision.ACCEPT)])
+        return store.review.counts(queue, {})["human"]
+
+    taken = _milliseconds(decide)
+    said, human = store.review.counts(queue, {})["human"], store.review.columns(dataset).human
+    there = {name: int((human == code).sum()) for name, code in HUMAN.items()}
+    if said != there:
+        raise WinnowError(f"The counters say {said}, but there are {there}.")
+    return taken
 
 
 def _pages(store: Store, dataset: int) -> float:
