@@ -316,6 +316,12 @@ def test_the_trained_detector_has_no_trace_of_the_branch(preset: str, folder: Pa
         assert one.bboxes.equal(other.bboxes) and one.scores.equal(other.scores) and one.labels.equal(other.labels)
 
 
+def test_where_texts_tell_the_classes_one_regression_fits_all_boxes() -> None:
+    plain = build(blueprint("tiny_faster_rcnn", 4, TrainOptions()).model)
+    assert plain.roi_head.bbox_head.fc_reg.out_features == 4 * 4
+    assert taught("tiny_faster_rcnn").roi_head.bbox_head.fc_reg.out_features == 4
+
+
 def test_a_plain_detector_can_be_the_start(tmp_path: Path) -> None:
     for preset in ("tiny_dino", "tiny_faster_rcnn"):
         options = TrainOptions(semantic=SemanticOptions(text_classifier=True, soft="semantic"))

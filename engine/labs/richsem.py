@@ -4,7 +4,7 @@ add.
 For every seed Tabletop gives other long-tailed training images, and for each class beyond the most frequent third
 images that show mainly one object of it. As on the web, a share of these bears the name of another class, and a share
 is cropped past its object. All arms compare features with CLIP's texts, start from one detector that has seen other
-kinds only, and see the same number of batches of boxes, but for the arm that shows what more of them bring.
+kinds only, and see the same number of batches of boxes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from engine.tabletop.kinds import KINDS
 
 PRESET = "tiny_faster_rcnn"
 STARTED_FROM = 20_000  # seed of the world that the shared start learns from
-BASE, LONGER, HARD, LABEL, SEMANTIC, SINGLE = (
-    "boxes only", "boxes, twice as long", "hard labels", "soft, label branch", "soft, semantic branch",
-    "soft, without mosaic",
+BASE, HARD, LABEL, SEMANTIC, SINGLE = (
+    "boxes only", "hard labels", "soft, label branch", "soft, semantic branch", "soft, without mosaic",
 )  # fmt: skip
 WHOLE: dict[str, Any] = {"class_images": "alternate", "mosaic": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     BASE: {"class_images": "none"},
-    LONGER: {"class_images": "none"},
     HARD: WHOLE,
     LABEL: {**WHOLE, "soft": "label"},
     SEMANTIC: {**WHOLE, "soft": "semantic"},
@@ -44,10 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 ARMS = (
     Arm(BASE, "the long-tailed boxes alone, with repeat-factor sampling and the federated loss, as all arms have"),
-    Arm(LONGER, "the same for as many batches as the arms with class images", (BASE,)),
-    Arm(
-        HARD, "after each batch of boxes one of class images in mosaics, taken for boxes of their class", (BASE, LONGER)
-    ),
+    Arm(HARD, "after each batch of boxes one of class images in mosaics, taken for boxes of their class", (BASE,)),
     Arm(LABEL, "and CLIP's soft labels of all boxes, learnt by the classifier itself", (BASE, HARD)),
     Arm(
         SEMANTIC,
@@ -125,8 +120,8 @@ def notes(size: Size) -> tuple[str, ...]:
         (
             f"Every training starts from one detector that was trained for {size.start_steps} steps on the other "
             f"{len(KINDS) - size.kinds} kinds. The arms with class images take {size.steps} steps of {size.batch_size} images "
-            f"({PRESET}), every other of boxes, as RichSem adds its batches; boxes alone are given as many batches of boxes, and, in "
-            "an arm of their own, as many batches."
+            f"({PRESET}), every other of boxes, as RichSem adds its batches; boxes alone are given as many batches of boxes, and so "
+            "half the steps."
         ),
         f"Classes are rare with at most {size.rare} training images, common up to {size.common}; in LVIS 10 and 100, of 100,000.",
     )
