@@ -51,7 +51,7 @@ def test_a_window_holds_its_object_or_a_corner_of_it(past: bool) -> None:
     mask = Mask.of(picture[..., 0] > 0)
     thing = TrueObject("mug", "red", "plain", "matte", "large", box, box, mask, 400, 0.0, 0, None, ())
     for seed in range(20):
-        shown = (_window(picture, thing, past, np.random.default_rng(seed))[..., 0] > 0).sum()
+        shown = (_window(picture, thing, past, 0.15, np.random.default_rng(seed))[..., 0] > 0).sum()
         assert shown <= 0.35 * 400 if past else shown == 400
 
 
