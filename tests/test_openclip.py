@@ -88,7 +88,8 @@ def test_images_are_fitted_as_open_clip_fits_them(height: int, width: int, **for
     expected = 255 * image_transform_v2(plain, is_train=False)(Picture.fromarray(image))
     result = fitted(torch.from_numpy(image).permute(2, 0, 1), form)
     assert result.shape == expected.shape
-    assert (result.float() - expected).abs().max() <= 1.01
+    off = (result.float() - expected).abs()  # both round, once after each axis: seldom a grey level more
+    assert off.max() <= 2.01 and off.mean() <= 0.5
 
 
 def test_vectors_are_unit_float32_and_do_not_depend_on_the_batch(folder: Path, embedder: OpenCLIPEmbedder) -> None:
