@@ -17,7 +17,7 @@ from db.bulk import batched, tuples, without_gc
 from db.codec import BoxRow, Firsts, box_of, pack, source_id_in, source_id_out, unpack
 from db.database import Database
 from db.dialects import is_postgres, write_rows
-from db.document import BoxRows, Document, Stored
+from db.document import BoxRows, Document, Stored, nowhere
 from db.errors import BadDataset, NotFound, WinnowError
 from db.records import Box, Category, Dataset, Fault, Image, Phrase
 
@@ -67,6 +67,8 @@ class Datasets:
     def _put_files(self, document: Document, progress: Progress | None) -> dict[int, str]:
         """Digest by image ordinal. Blobs left by an import that fails afterwards are harmless."""
         digests: dict[int, str] = {}
+        if document.file_of is nowhere:
+            return digests
         total = sum(1 for _ in document.images()) if progress is not None else 0
         for number, image in enumerate(document.images(), 1):
             path = document.file_of(image)
@@ -128,15 +130,18 @@ class Datasets:
         return builtins.list(self._histograms[key])
 
     def _counted(self, dataset_id: int, split: str | None) -> builtins.list[tuple[Category, int, int]]:
-        box, image = schema.box.c, schema.image.c
-        query = select(box.category_id, func.count(), func.count(box.image_id.distinct()))
-        query = query.join_from(schema.image, schema.box, box.image_id == image.id).where(
-            image.dataset_id == dataset_id
-        )
-        if split is not None:
-            query = query.where(image.split == split)
+        box, image, category = schema.box.c, schema.image.c, schema.category.c
+
+        def of_class(what: Any) -> Any:  # class by class, the index `box_category` has all there is to know in order
+            query = select(what).where(box.category_id == category.id)
+            if split is not None:
+                query = query.join_from(schema.box, schema.image, image.id == box.image_id).where(image.split == split)
+            return query.correlate(schema.category).scalar_subquery()
+
+        query = select(category.id, of_class(func.count(box.image_id)), of_class(func.count(box.image_id.distinct())))
         with self._db.read() as connection:
-            found = {row[0]: (row[1], row[2]) for row in connection.execute(query.group_by(box.category_id))}
+            rows = connection.execute(query.where(category.dataset_id == dataset_id))
+            found = {key: (boxes, images) for key, boxes, images in rows}
         counted = [(category, *found.get(category.id, (0, 0))) for category in self.categories(dataset_id)]
         return sorted(counted, key=lambda entry: -entry[1])
 

@@ -51,6 +51,11 @@ class BoxRows:
         return self._rows(first)
 
 
+def nowhere(image: Image) -> Path | None:
+    """Where the pixels of an image are when only its annotations were read."""
+    return None
+
+
 @dataclass(frozen=True)
 class Document:
     """Categories in memory; images, boxes and phrases as restartable streams in ascending id."""
@@ -62,7 +67,7 @@ class Document:
     phrases: Callable[[], Iterable[Phrase]] = lambda: ()
     info: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    file_of: Callable[[Image], Path | None] = lambda image: None  # where the pixels are, None if nowhere
+    file_of: Callable[[Image], Path | None] = nowhere  # where the pixels are
 
     def box_rows(self, first: Firsts) -> Iterator[BoxRow]:
         """The boxes as rows of their table; `Firsts()` leaves the ids as they are."""

@@ -103,7 +103,7 @@ box = Table(
     _json("segmentation"),
     _json("extra"),
     Index("box_image", "image_id"),
-    Index("box_category", "category_id"),
+    Index("box_category", "category_id", "image_id"),
 )
 
 phrase = Table(

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import orjson
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from db.codec import BoxRow, Firsts, box_row, source_id_out
@@ -39,9 +38,11 @@ from db.records import XYXY, Box, Image
 Id = int | str
 Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
 KEPT = 512 * 2**20
+DENSE = 16  # numbers between the first and the last id, for every id, up to which a table is made of them
 SLICE = 512  # annotations that are made into rows at once: few enough for the caches of the processor
 KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
 NULL, NO_CROWD = b"null", b'{"iscrowd":null}'
+UNSAID: Any = -1  # of `iscrowd`, when it is missing
 _ABSENT = {  # by whether `iscrowd` is missing, and whether the mask is null
     (False, False): None,
     (True, False): NO_CROWD,
@@ -57,8 +58,8 @@ class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     image_id: Id64
     category_id: Id64
     bbox: tuple[float, float, float, float]
-    area: float | msgspec.UnsetType = UNSET
-    iscrowd: Literal[0, 1] | msgspec.UnsetType = UNSET
+    area: float = math.nan  # when it is missing: JSON knows no NaN
+    iscrowd: Literal[0, 1] = UNSAID
     segmentation: msgspec.Raw = msgspec.Raw()
 
 
@@ -67,23 +68,39 @@ class Index:
 
     def __init__(self) -> None:
         self.ordinal: dict[Id, int] = {}
-        self._sorted: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None
+        self._lookup: Lookup | None = None
 
     def add(self, own: Id, ordinal: int) -> None:
         self.ordinal[own] = ordinal
-        self._sorted = None
+        self._lookup = None
 
     def ordinals(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Those of many whole numbers at once, -1 for what is not there."""
-        if self._sorted is None:
+        if self._lookup is None:
             numbers = sorted((own, ordinal) for own, ordinal in self.ordinal.items() if isinstance(own, int))
             table = np.array(numbers, np.int64).reshape(-1, 2)
-            self._sorted = table[:, 0], table[:, 1].astype(np.int32)
-        known, ordinals = self._sorted
-        if not len(known):
-            return np.full(len(ids), -1, np.int32)
+            self._lookup = _lookup(table[:, 0], table[:, 1].astype(np.int32))
+        return self._lookup(ids)
+
+
+Lookup = Callable[[NDArray[np.int64]], NDArray[np.int32]]
+
+
+def _lookup(known: NDArray[np.int64], ordinals: NDArray[np.int32]) -> Lookup:
+    """Of ids that ascend: by a table where that is not much longer than they are, else by searching."""
+    if not len(known):
+        return lambda ids: np.full(len(ids), -1, np.int32)
+    first, last = int(known[0]), int(known[-1])
+    if last - first < DENSE * len(known):
+        table = np.full(last - first + 2, -1, np.int32)  # the last one for whatever lies outside
+        table[known - first] = ordinals
+        return lambda ids: table[np.where((ids >= first) & (ids <= last), ids - first, -1)]
+
+    def searched(ids: NDArray[np.int64]) -> NDArray[np.int32]:
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         return np.where(known[place] == ids, ordinals[place], -1).astype(np.int32)
+
+    return searched
 
 
 @dataclass
@@ -107,7 +124,7 @@ class Columns:
 
     sources: list[str | None]
     numbers: NDArray[np.float64]  # (5, n): x, y, w, h, area; NaN for an area that is missing
-    crowds: list[int | msgspec.UnsetType]
+    crowds: list[int]
     masks: list[bytes]
 
     @classmethod
@@ -115,7 +132,7 @@ class Columns:
         numbers = np.empty((5, len(items)))
         corners_and_sizes = chain.from_iterable([a.bbox for a in items])
         numbers[:4] = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
-        numbers[4] = [math.nan if a.area is UNSET else a.area for a in items]
+        numbers[4] = [a.area for a in items]
         sources = [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items]
         return cls(sources, numbers, [a.iscrowd for a in items], [bytes(a.segmentation) for a in items])
 
@@ -138,11 +155,12 @@ class Columns:
         crowds, masks = self.crowds[some], self.masks[some]
         yield self.sources[some]
         yield from (column.tolist() for column in (x, y, x + w, y + h, w, h))
-        yield [None if math.isnan(own) else own for own in area.tolist()]
-        yield [1 if crowd == 1 else 0 for crowd in crowds]
-        yield [mask if mask and mask != NULL else None for mask in masks]
-        if UNSET in crowds or NULL in masks:
-            yield [_ABSENT[crowd is UNSET, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
+        yield [None if math.isnan(own) else own for own in area.tolist()] if np.isnan(area).any() else area.tolist()
+        silent, null, absent = UNSAID in crowds, NULL in masks, b"" in masks  # mostly none, which needs no look at each
+        yield [max(crowd, 0) for crowd in crowds] if silent else crowds
+        yield [mask if mask and mask != NULL else None for mask in masks] if null or absent else masks
+        if silent or null:
+            yield [_ABSENT[crowd == UNSAID, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
         else:
             yield repeat(None)
 
@@ -346,6 +364,8 @@ def _repeated(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
     """Which ids an earlier annotation has already."""
     whole = np.concatenate(ids) if ids else np.empty(0, np.int64)
     found = np.zeros(len(whole), np.bool_)
+    if whole.dtype != object and (whole[1:] > whole[:-1]).all():
+        return found
     if whole.dtype == object:
         seen: set[Any] = set()
         for place, own in enumerate(whole.tolist()):
@@ -361,7 +381,10 @@ def _repeated(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
 def _fields(raw: Any) -> Any:
     if not isinstance(raw, Annotation):
         return raw
-    return {key: value for key, value in msgspec.structs.asdict(raw).items() if type(value) in (int, float, str, tuple)}
+    found = msgspec.structs.asdict(raw)
+    missing = {"segmentation"} | ({"iscrowd"} if raw.iscrowd == UNSAID else set())
+    missing |= {"area"} if math.isnan(raw.area) else set()
+    return {key: value for key, value in found.items() if key not in missing}
 
 
 def get(raw: Any, key: str) -> Any:

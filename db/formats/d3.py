@@ -8,6 +8,8 @@ there are none. Groups, and what sentences have besides their text, are in `Docu
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,7 @@ class _Writer:
         info = document.info if self._own else {}
         self._sentences = {raw["id"]: {**raw, "anno_id": []} for raw in info.get("sentences", [])}
         self._groups = {raw["id"]: {**raw, "img_id": []} for raw in info.get("groups", [])}
+        self._sentence_ids, self._group_ids = _unused(self._sentences), _unused(self._groups)
         self._by_text = {raw["raw_sent"]: key for key, raw in self._sentences.items()}
         self._by_asked: dict[frozenset[Any], Any] = {}
         self._images: dict[Any, dict[str, Any]] = {}
@@ -242,19 +245,21 @@ class _Writer:
             self._annotation(image, box, list(dict.fromkeys(named[box.id])), group)
 
     def _sentence(self, text: str) -> Any:
-        key = self._by_text.setdefault(text, _free(self._sentences))
-        blank = {"id": key, "anno_id": [], "group_id": [], "is_negative": False, "raw_sent": text}
-        self._sentences.setdefault(key, blank)
-        return key
+        if text not in self._by_text:
+            key = self._by_text[text] = next(self._sentence_ids)
+            blank = {"id": key, "anno_id": [], "group_id": [], "is_negative": False, "raw_sent": text}
+            self._sentences[key] = blank
+        return self._by_text[text]
 
     def _group(self, asked: dict[Any, None]) -> Any:
-        key = self._by_asked.setdefault(frozenset(asked), _free(self._groups))
-        if key not in self._groups:
+        known = frozenset(asked)
+        if known not in self._by_asked:
+            key = self._by_asked[known] = next(self._group_ids)
             lists = {"pos_sent_id": [], "inner_sent_id": list(asked), "outer_sent_id": [], "img_id": [], "scene": []}
             self._groups[key] = {"id": key, **lists, "group_name": f"group {key}"}
             for sentence in asked:
                 self._sentences[sentence]["group_id"].append(key)
-        return key
+        return self._by_asked[known]
 
     def _image(self, image: Image, boxes: list[Box], group: Any) -> None:
         key = self._ids.image(image.id)
@@ -288,8 +293,9 @@ class _Writer:
                 group_raw["pos_sent_id"].append(sentence)
 
 
-def _free(table: dict[Any, Any]) -> int:
-    return 1 + max((key for key in table if isinstance(key, int)), default=0)
+def _unused(table: dict[Any, Any]) -> Iterator[int]:
+    """Whole numbers that are no keys."""
+    return itertools.count(1 + max((key for key in table if isinstance(key, int)), default=0))
 
 
 def _mask(box: Box, own: bool) -> Any:

@@ -19,9 +19,9 @@ def _exports(scale: float) -> dict[str, Any]:
 
 
 def _scale(scale: float, size: int | None = None) -> dict[str, Any]:
-    from studio.benches.scale import SIZES, run
+    from studio.benches.scale import run
 
-    return run(scale, SIZES if size is None else (*SIZES, size))
+    return run(scale) if size is None else run(scale, sizes=(size,))
 
 
 def _review(scale: float, size: int | None = None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ RULES = (
     Rule(filter="detector_agreement", at_least=0.3),
 )
 MOVED = Rule(filter="seam", at_most=0.85)
+CACHE_KIB = 2**20  # of pages while the store is filled: ranks at random would have each of them written again and again
 SAID = {1: "accept", 2: "reject", 0: "pending"}
 
 
@@ -166,6 +167,7 @@ def build(store: Store, count: int) -> int:
     classes = [category.id for category in store.datasets.categories(dataset)]
     rng = np.random.default_rng(0)
     connection: Any = sqlite_module().connect(store.home / "winnow.db")
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     try:
         with connection:
             connection.executemany(_CANDIDATE, _candidates(count, run.id, dataset, image, classes, rng))

@@ -1,7 +1,7 @@
-"""`winnow bench scale`: what a person waits for at 10,000, 100,000 and 1,000,000 candidates with six scores each, and with
-`--size 5000000` at so many as well (and 25,000,000 boxes).
+"""`winnow bench scale`: what a person waits for at 10,000, 100,000, 1,000,000 and 5,000,000 candidates with six scores each;
+`--size` asks for one size.
 
-Every size is a store of its own, with five boxes for every candidate. Growth is the slowest size over the fastest: what
+Every size is a store of its own, with five boxes for every candidate, up to five million. Growth is the slowest size over the fastest: what
 answers from an index or from memory should hardly grow. The writers are twenty reviewers at once, each waiting for an
 answer before the next verdict: every thread with a connection and commits of its own, and all through one `GroupWriter`,
 both at synchronous FULL on the same disk.
@@ -32,8 +32,9 @@ from engine import thresholds
 from engine.provenance import versions
 from studio.benches.lab import CLASSES, MOVED, RULES, build, policy
 
-SIZES = (10_000, 100_000, 1_000_000)
+SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
 BOXES = 5  # for every candidate
+MOST_BOXES = 5_000_000
 OF_IMAGE = 50  # boxes
 HUMAN = {"undecided": UNSEEN, "accept": ACCEPTED, "reject": REJECTED}
 PAGES = 20
@@ -65,8 +66,9 @@ def measure(count: int) -> dict[str, float]:
         store = Store(Path(folder))
         try:
             dataset = build(store, count)
-            boxes = store.datasets.import_document(_boxes(BOXES * count), "boxes").id
-            return {"candidates": count, "boxes": BOXES * count, **_asked(store, dataset, boxes)}
+            drawn = min(BOXES * count, MOST_BOXES)
+            boxes = store.datasets.import_document(_boxes(drawn), "boxes").id
+            return {"candidates": count, "boxes": drawn, **_asked(store, dataset, boxes)}
         finally:
             store.close()
 
