@@ -96,6 +96,7 @@ COCO_FAULTS: dict[str, tuple[Any, str]] = {
     "a whole number beyond 64 bits in a field": (coco(image={"hash": 2**70}), "more than 64 bits"),
     "half a surrogate pair in a field": (coco(image={"by": "\ud800"}), "surrogate"),
     "half a surrogate pair in a name": (coco(category={"name": "\ud800"}), "category #0"),
+    "a NUL character in a name": (coco(category={"name": "a\0b"}), "category #0"),
     "a category without a name": (coco(category={"name": "  "}), "category #0"),
     "a file name with a zero": (coco(image={"file_name": "a\0b.jpg"}), "inside the folder"),
     "a path to another machine": (coco(image={"file_name": "\\\\host\\share\\a.jpg"}), "inside the folder"),

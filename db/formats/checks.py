@@ -57,8 +57,12 @@ def is_whole(value: object) -> bool:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """A string that can be stored: half a surrogate pair cannot be encoded."""
-    return isinstance(value, str) and (value.isascii() or not SURROGATE.search(value))
+    """A string that can be stored: half a surrogate pair cannot be encoded, and no database keeps a NUL within a text."""
+    return isinstance(value, str) and "\0" not in value and _is_encodable(value)
+
+
+def _is_encodable(text: str) -> bool:
+    return text.isascii() or not SURROGATE.search(text)
 
 
 def _are_plain(values: Iterable[object]) -> bool:
@@ -90,7 +94,7 @@ def unstorable(value: object) -> str | None:
             pending += ((part, depth + 1) for pair in item.items() for part in pair)
         elif isinstance(item, list | tuple):
             pending += ((part, depth + 1) for part in item)
-        elif isinstance(item, str) and not is_text(item):
+        elif isinstance(item, str) and not _is_encodable(item):
             return f"the text {item!r:.80} with half a surrogate pair"
         elif isinstance(item, float) and not math.isfinite(item):
             return f"the number {item}"

@@ -118,14 +118,14 @@ class Split:
     def _image(self, number: int, raw: Any, ids: dict[Id, int], ordinal: int) -> Image | None:
         item = f"image #{number}"
         name = self.file_name(raw) if isinstance(raw, dict) else None
-        if not isinstance(raw, dict) or not is_id(raw.get("id")) or not is_text(name):
+        if not isinstance(raw, dict) or not is_id(raw.get("id")) or not isinstance(name, str):
             self.faults.add(item, short(raw), "an object with id, file_name, width and height")
             return None
         item = f"image id {raw['id']!r:.40} (#{number})"
         if raw["id"] in ids:
             self.faults.add(item, "the id a second time", "every image id once")
             return None
-        if climbs(name):
+        if climbs(name) or not is_text(name):
             self.faults.add(item, f"file name {short(name)}", "a path inside the folder of the images")
             return None
         if not check_size(self.faults, item, raw.get("width"), raw.get("height")):
@@ -513,16 +513,16 @@ class _BoxOut:
 
 def _category(number: int, raw: dict[str, Any]) -> Category:
     frequency = raw.get("frequency")
-    known = CATEGORY_KEYS if isinstance(frequency, str) else CATEGORY_KEYS - {"frequency"}
+    known = CATEGORY_KEYS if is_text(frequency) else CATEGORY_KEYS - {"frequency"}
     extra = {key: value for key, value in raw.items() if key not in known}
     return Category(
         id=number,
         name=raw["name"],
         source_id=raw["id"],
-        frequency=frequency if isinstance(frequency, str) else None,
+        frequency=frequency if is_text(frequency) else None,
         extra=extra,
     )
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return is_text(value) and bool(value.strip())
