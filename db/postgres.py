@@ -19,6 +19,7 @@ from db.errors import Busy, DiskFull, Unreachable, WinnowError
 
 LOCK = 0x57494E4E4F57  # of all writers of a database: "WINNOW" in ASCII
 LOCK_SECONDS, IDLE_SECONDS, CONNECT_SECONDS = 10, 60, 5
+READ_SECONDS = 120  # of one question; writers, who import and migrate, may take longer
 CONNECTIONS = 10  # kept for each of readers and writers; as many again when they are needed
 LIBRARY = "PostgreSQL needs a library that is not installed: pip install 'winnow[cluster]'"
 
@@ -47,6 +48,7 @@ def engine(place: str, *, read_only: bool = False, lock_seconds: int = LOCK_SECO
     """
     options = {
         "lock_timeout": f"{lock_seconds}s",
+        "statement_timeout": f"{READ_SECONDS}s" if read_only else "0",
         "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
         "default_transaction_read_only": "on" if read_only else "off",
         "client_encoding": "UTF8",

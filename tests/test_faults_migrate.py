@@ -158,7 +158,7 @@ def sweep(source: Path, folder: Path, step: int) -> None:
         assert content(path, columns) == before and schema_of(path) == RELEASED[-1]
         for left in folder.iterdir():
             left.unlink()
-    assert total > 20
+    assert total > 3  # the last step alone, its begin and its version among them
 
 
 @must_fail_without("one transaction")

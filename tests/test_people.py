@@ -68,6 +68,20 @@ def test_a_lease_ends_by_itself_and_by_a_verdict(store: Store, ids: list[int]) -
     assert store.people.holders(ids, "ann") == dict.fromkeys(ids[:4], "bob")
 
 
+def test_what_was_decided_between_the_look_and_the_lease_is_not_handed_out(
+    store: Store, client: TestClient, ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = store.people.take
+
+    def late(wanted: list[int], reviewer: str) -> set[int]:
+        if reviewer == "bob":
+            give(store, ids[0], "ann")  # which ends her lease
+        return take(wanted, reviewer)
+
+    monkeypatch.setattr(store.people, "take", late)
+    assert shown(client, "bob") == ids[1:4]
+
+
 def test_a_page_that_is_open_keeps_its_candidates(client: TestClient, ids: list[int]) -> None:
     shown(client, "ann")
     answer = client.post("/api/review/leases", json={"reviewer": "bob", "ids": ids[:5]}, headers=HEADERS).json()

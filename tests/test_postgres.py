@@ -247,6 +247,14 @@ def test_who_waits_too_long_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -
         database.close()
 
 
+def test_a_question_that_takes_too_long_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "READ_SECONDS", 1)
+    database = Database(url)
+    with pytest.raises(Unreachable, match="statement timeout"), database.read() as connection:
+        connection.execute(text("SELECT pg_sleep(20)"))
+    database.close()
+
+
 # A server that goes away
 
 
