@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from moto.server import ThreadedMotoServer
 
 from db.blobs import Blobs, SharedBlobs
 from db.errors import Unreachable, WinnowError
@@ -18,10 +19,28 @@ from db.errors import Unreachable, WinnowError
 Machine = Callable[[str], Blobs]
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The URL of a place in an S3 server on this machine, which is spoken to as to any other."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir("winnow")
+        yield "s3://winnow"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
     """Makes the blobs as a machine of that name sees them."""
-    url = {"file": f"file://{tmp_path}/there", "memory": f"memory://{uuid.uuid4().hex}"}.get(request.param)
+    new = uuid.uuid4().hex
+    urls = {"file": lambda: f"file://{tmp_path}/there", "memory": lambda: f"memory://{new}"}
+    urls["s3"] = lambda: f"{request.getfixturevalue('bucket')}/{new}"
+    url = urls[request.param]() if request.param in urls else None
     return lambda name: Blobs(tmp_path / "folder") if url is None else SharedBlobs(url, tmp_path / name)
 
 
@@ -88,7 +107,7 @@ def test_a_url_that_nothing_opens_is_refused(tmp_path: Path, odd: str) -> None:
         SharedBlobs(odd, tmp_path)
 
 
-@pytest.mark.skipif(find_spec("s3fs") is not None, reason="s3fs is installed")
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
 def test_a_missing_library_is_named(tmp_path: Path) -> None:
     with pytest.raises(WinnowError, match="library that is not installed"):
-        SharedBlobs("s3://bucket/folder", tmp_path)
+        SharedBlobs("gs://bucket/folder", tmp_path)
