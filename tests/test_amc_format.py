@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image as Picture
 
-from db import formats
+from db import formats, spool
 from db.errors import BadDataset
+from db.formats import jsonstream
 from db.store import Store
 
 Row = dict[str, Any]
@@ -55,6 +56,19 @@ def test_each_text_names_the_boxes_of_its_entry_and_entries_share_images_and_box
         ("b.png", "train", [[]]),
     ]
     assert [phrase.extra for phrase in document.phrases() if phrase.text.startswith("a plate")] == [{"image_id": 7}]
+
+
+def test_a_box_that_comes_again_much_later_is_the_same_box(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonstream, "CHUNK", 64)
+    monkeypatch.setattr(spool, "BLOCK", 2)
+    monkeypatch.setattr(spool, "BUCKET", 4)
+    named = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 1), ("b", 3), ("b", 1), ("a", 2), ("a", 3)]
+    entries = [{"image": f"{name}.png", "caption": "x", "bbox": [[x, 1, 9, 9], [x, 1, 9, 9]]} for name, x in named]
+    document = formats.read(write(folder / "train.json", entries), format="amc")
+    assert document.faults == []
+    boxes = [(box.id, "ab"[box.image_id], box.xyxy[0]) for box in document.boxes()]
+    assert boxes == [(number, *box) for number, box in enumerate(dict.fromkeys(named))]
+    assert [phrase.box_ids for phrase in document.phrases()] == [(list(dict.fromkeys(named)).index(n),) for n in named]
 
 
 WRONG: list[tuple[Any, str, str]] = [

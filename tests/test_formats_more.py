@@ -8,6 +8,8 @@ import pickle
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +24,8 @@ from test_formats import content, through_the_store
 
 from db import formats
 from db.errors import BadDataset, WinnowError
-from db.formats import flickr30k, pickles, yolo
+from db.formats import flickr30k, jsonstream, pickles, yolo
+from db.records import Box
 from db.store import Store
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -45,19 +48,22 @@ def lvis() -> dict[str, Any]:
     }
 
 
-def omnilabel() -> dict[str, Any]:
+def omnilabel(own: Callable[[int], int | str] = int) -> dict[str, Any]:
+    """A file whose ids are what `own` makes of numbers."""
     kind = {"anno_info": {"type": "object_description"}}
+    sized = {"file_name": "y.jpg", "width": 160, "height": 120}
+    whole = {"id": own(1), "text": "mug", "image_ids": [own(6), own(5)], "anno_info": {"type": "object_category"}}
     return {
         "info": {"version": "1"},
-        "images": [{"id": 5, "file_name": "x.jpg"}, {"id": 6, "file_name": "y.jpg", "width": 160, "height": 120}],
+        "images": [{"id": own(5), "file_name": "x.jpg"}, {"id": own(6), **sized}],
         "descriptions": [
-            {"id": 1, "text": "mug", "image_ids": [6, 5], "anno_info": {"type": "object_category"}},
-            {"id": 2, "text": "a red mug", "image_ids": [5], **kind},
-            {"id": 7, "text": "asked of nothing", "image_ids": [], **kind},
+            whole,
+            {"id": own(2), "text": "a red mug", "image_ids": [own(5)], **kind},
+            {"id": own(7), "text": "asked of nothing", "image_ids": [], **kind},
         ],
         "annotations": [
-            {"id": 9, "image_id": 5, "bbox": [1, 2, 30.5, 40], "description_ids": [2, 1]},
-            {"id": 10, "image_id": 5, "bbox": [1, 2, 3, 4], "description_ids": [], "note": "n"},
+            {"id": own(9), "image_id": own(5), "bbox": [1, 2, 30.5, 40], "description_ids": [own(2), own(1)]},
+            {"id": own(10), "image_id": own(5), "bbox": [1, 2, 3, 4], "description_ids": [], "note": "n"},
         ],
     }
 
@@ -174,6 +180,42 @@ def test_omnilabel_comes_back_as_it_was(tmp_path: Path, store: Store) -> None:
     assert formats.write(store.datasets.document(dataset.id), tmp_path / "out", "omnilabel") == []
     assert json.loads((tmp_path / "out/val.json").read_text()) == omnilabel()
     assert content(formats.read(tmp_path / "out")) == content(document)
+
+
+@pytest.mark.parametrize("own", [int, "t{}".format, lambda number: number if number % 2 else str(number)])
+@pytest.mark.parametrize("keys", list(permutations(("images", "descriptions", "annotations"))))
+def test_omnilabel_may_have_its_lists_in_any_order_and_texts_as_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Callable[[int], int | str], keys: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(jsonstream, "CHUNK", 64)
+    picture(tmp_path / "x.jpg", seed=1)
+    source = omnilabel(own)
+    turned = {**{key: source[key] for key in keys}, "info": source["info"]}
+    document = formats.read(write_json(tmp_path, turned), format="omnilabel", annotations_only=True)
+    assert document.faults == []
+    asked = [("mug", 1, ()), ("mug", 0, (0,)), ("a red mug", 0, (0,))]
+    assert [(phrase.text, phrase.image_id, phrase.box_ids) for phrase in document.phrases()] == asked
+    formats.write(document, tmp_path / "out", "omnilabel", with_images=False)
+    assert json.loads((tmp_path / "out/annotations.json").read_text()) == source
+
+
+def test_boxes_drawn_in_an_omnilabel_file_without_any_are_written(tmp_path: Path) -> None:
+    picture(tmp_path / "x.jpg", seed=1)
+    source = {key: value for key, value in omnilabel().items() if key != "annotations"}
+    document = formats.read(write_json(tmp_path, source), format="omnilabel", annotations_only=True)
+    formats.write(document, tmp_path / "same", "omnilabel", with_images=False)
+    assert json.loads((tmp_path / "same/annotations.json").read_text()) == source
+    drawn = Box(id=0, image_id=1, xyxy=(1.0, 2.0, 4.0, 6.0))
+    formats.write(replace(document, boxes=lambda: [drawn]), tmp_path / "more", "omnilabel", with_images=False)
+    added = {"id": 1, "image_id": 6, "bbox": [1.0, 2.0, 3.0, 4.0], "description_ids": []}
+    assert json.loads((tmp_path / "more/annotations.json").read_text()) == {**source, "annotations": [added]}
+
+
+@pytest.mark.parametrize("missing", ["images", "descriptions"])
+def test_omnilabel_without_images_or_descriptions_cannot_be_read(tmp_path: Path, missing: str) -> None:
+    source = {key: value for key, value in omnilabel().items() if key != missing}
+    with pytest.raises(BadDataset, match=f"no {missing}"):
+        formats.read(write_json(tmp_path, source), format="omnilabel")
 
 
 @pytest.mark.parametrize("name", ["refs(unc).p", "refs(unc).json"])
@@ -371,6 +413,11 @@ def test_lvis_faults_are_named(tmp_path: Path, store: Store, change: Callable[[A
 
 OMNILABEL_FAULTS: list[tuple[Callable[[Any], None], str]] = [
     (lambda s: s["annotations"][0].update(description_ids=[77]), "descriptions asked of its image"),
+    (lambda s: s["annotations"][1].update(description_ids=["x"]), "descriptions asked of its image"),
+    (lambda s: s["descriptions"][1].update(image_ids=[6]), "descriptions asked of its image"),
+    (lambda s: s["descriptions"].append(s["descriptions"][0]), "no other description"),
+    (lambda s: s["annotations"].append(3), "an object"),
+    (lambda s: s.update(annotations={}), "a list"),
     (lambda s: s["annotations"][0].update(bbox=[1, 1, 999, 9]), "inside its image"),
     (lambda s: s["annotations"][0].update(image_id=77), "id of a sound image"),
     (lambda s: s["annotations"][1].update(id=9), "no other annotation"),

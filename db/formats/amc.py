@@ -7,14 +7,22 @@ Other fields of an entry are kept with its phrases.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
 from db.document import Document
 from db.formats.checks import Faults, check_box, check_storable, climbs, is_number, is_text, short
-from db.formats.reading import broken, entries, load_json, picture_size, without
+from db.formats.jsonstream import JsonFile
+from db.formats.reading import objects, picture_size, without
 from db.records import XYXY, Box, Fault, Image, Phrase
-from db.spool import Spool
+from db.spool import Spool, in_order
 
 KEYS = {"image", "caption", "bbox"}
 LIST = "a list of objects with image, caption and, where the text names boxes, bbox"
@@ -32,34 +40,34 @@ def read(files: dict[str, Path], roots: dict[str, list[Path]]) -> Document:
     reader = Reader()
     for split, path in files.items():
         reader.read(path, split, roots[split])
+    numbers = _numbers(reader.mentions)
     return Document(
         format="amc",
         categories=[],
         images=lambda: reader.images,
-        boxes=lambda: reader.boxes,
-        phrases=lambda: reader.phrases,
+        boxes=lambda: _boxes(reader.mentions, numbers),
+        phrases=lambda: (_of_boxes(phrase, numbers) for phrase in reader.phrases),
         faults=reader.faults,
     )
 
 
 class Reader:
-    """Gathers images, boxes and phrases, entry by entry. A box that several entries of an image name is one box."""
+    """Gathers images, boxes and phrases, entry by entry. A box is among the `mentions`, which the phrases refer to, as often as
+    entries of its image name it."""
 
     def __init__(self) -> None:
         self.images: Spool[Image] = Spool(Image)
-        self.boxes: Spool[Box] = Spool(Box)
+        self.mentions: Spool[Box] = Spool(Box)
         self.phrases: Spool[Phrase] = Spool(Phrase)
         self.faults: list[Fault] = []
-        self._known: dict[tuple[str, str], Image | None] = {}
-        self._boxes: dict[tuple[int, XYXY], int] = {}
+        self._known: dict[str, Image | None] = {}  # of one file, by name
 
     def read(self, path: Path, split: str, roots: list[Path]) -> None:
         """A file of one split, whose images lie in one of the `roots`."""
-        found, faults = load_json(path, LIST), Faults(str(path))
-        if not isinstance(found, list):
-            raise broken(path, f"a {type(found).__name__} at the top", LIST)
-        for item, raw in entries(faults, found, "entry"):
-            self._entry(faults, item, raw, split, roots)
+        faults, self._known = Faults(str(path)), {}
+        listed = chain.from_iterable(chunk.items for chunk in JsonFile(path, LIST).items(Any))
+        for number, raw in objects(faults, listed, "entry"):
+            self._entry(faults, f"entry #{number}", raw, split, roots)
         self.faults += faults
 
     def _entry(self, faults: Faults, item: str, raw: dict[str, Any], split: str, roots: list[Path]) -> None:
@@ -82,16 +90,16 @@ class Reader:
 
     def _image(self, faults: Faults, item: str, name: str, split: str, roots: list[Path]) -> Image | None:
         """The image of an entry, None when its file was not sound: that is told once."""
-        if (split, name) not in self._known:
+        if name not in self._known:
             size = picture_size(faults, item, roots, name)
             image = size and Image(id=len(self.images), file_name=name, width=size[0], height=size[1], split=split)
             if image:
                 self.images.append(image)
-            self._known[split, name] = image
-        return self._known[split, name]
+            self._known[name] = image
+        return self._known[name]
 
     def _named(self, faults: Faults, item: str, raw: Any, image: Image) -> tuple[int, ...] | None:
-        """The ids of the boxes of an entry, None when one is unsound."""
+        """The mentions of an entry, None when a box is unsound."""
         corners = [_corners(one) for one in raw] if isinstance(raw, list) else [None]
         if None in corners:
             faults.add(item, f"bbox {short(raw)}", "a list of boxes [x1, y1, x2, y2]")
@@ -99,13 +107,35 @@ class Reader:
         boxes = [one for one in corners if one is not None]
         if not all(check_box(faults, item, one, image) for one in boxes):
             return None
-        return tuple(dict.fromkeys(self._box(one, image) for one in boxes))
+        first = len(self.mentions)
+        for number, xyxy in enumerate(boxes, first):
+            self.mentions.append(Box(id=number, image_id=image.id, xyxy=xyxy))
+        return tuple(range(first, len(self.mentions)))
 
-    def _box(self, xyxy: XYXY, image: Image) -> int:
-        number = self._boxes.setdefault((image.id, xyxy), len(self.boxes))
-        if number == len(self.boxes):
-            self.boxes.append(Box(id=number, image_id=image.id, xyxy=xyxy))
-        return number
+
+def _numbers(mentions: Spool[Box]) -> NDArray[np.int64]:
+    """By mention, the number of its box among all different ones, in the order of their first mentions."""
+    first = np.arange(len(mentions))
+    image_id = attrgetter("image_id")
+    for _, together in groupby(in_order(lambda: mentions, Box, image_id), image_id):
+        seen: dict[XYXY, int] = {}
+        for box in together:
+            first[box.id] = seen.setdefault(box.xyxy, box.id)
+    return (np.cumsum(first == np.arange(len(first))) - 1)[first]
+
+
+def _boxes(mentions: Iterable[Box], numbers: NDArray[np.int64]) -> Iterator[Box]:
+    """The different ones."""
+    told = 0
+    for box in mentions:
+        if numbers[box.id] == told:
+            yield msgspec.structs.replace(box, id=told)
+            told += 1
+
+
+def _of_boxes(phrase: Phrase, numbers: NDArray[np.int64]) -> Phrase:
+    """The phrase with boxes instead of mentions, each once."""
+    return msgspec.structs.replace(phrase, box_ids=tuple(dict.fromkeys(int(numbers[one]) for one in phrase.box_ids)))
 
 
 def _corners(raw: Any) -> XYXY | None:

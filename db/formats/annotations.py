@@ -27,8 +27,8 @@ from db.formats.checks import (
     Faults,
     check_box,
     check_storable,
+    is_encodable,
     is_number,
-    is_text,
     is_whole,
     short,
 )
@@ -222,7 +222,7 @@ class Annotations:
         """Find what each belongs to; the unsound become faults. Returns how many are sound."""
         self._known = known
         sizes = np.array(known.sizes or [(0, 0)], np.float64)
-        repeated = _repeated([part.ids for part in self._parts])
+        repeated = repeated_ids([part.ids for part in self._parts])
         first = 0
         for part in self._parts:
             again = repeated[first : first + len(part.ids)]
@@ -360,7 +360,7 @@ def _loose(number: int, raw: dict[str, Any], image: int, category: int) -> Box:
     )
 
 
-def _repeated(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
+def repeated_ids(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
     """Which ids an earlier annotation has already."""
     whole = np.concatenate(ids) if ids else np.empty(0, np.int64)
     found = np.zeros(len(whole), np.bool_)
@@ -401,5 +401,5 @@ def corners(bbox: Any) -> XYXY:
 
 
 def is_id(value: object) -> bool:
-    """Whether a JSON value can be an id: a whole number of 64 bits or a text."""
-    return is_whole(value) or is_text(value)
+    """Whether a JSON value can be an id: a whole number of 64 bits or a text (which is stored as JSON)."""
+    return is_whole(value) or (isinstance(value, str) and is_encodable(value))

@@ -58,10 +58,11 @@ def is_whole(value: object) -> bool:
 
 def is_text(value: object) -> TypeGuard[str]:
     """A string that can be stored: half a surrogate pair cannot be encoded, and no database keeps a NUL within a text."""
-    return isinstance(value, str) and "\0" not in value and _is_encodable(value)
+    return isinstance(value, str) and "\0" not in value and is_encodable(value)
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair."""
     return text.isascii() or not SURROGATE.search(text)
 
 
@@ -94,7 +95,7 @@ def unstorable(value: object) -> str | None:
             pending += ((part, depth + 1) for pair in item.items() for part in pair)
         elif isinstance(item, list | tuple):
             pending += ((part, depth + 1) for part in item)
-        elif isinstance(item, str) and not _is_encodable(item):
+        elif isinstance(item, str) and not is_encodable(item):
             return f"the text {item!r:.80} with half a surrogate pair"
         elif isinstance(item, float) and not math.isfinite(item):
             return f"the number {item}"

@@ -28,6 +28,7 @@ from db.formats.annotations import KEYS as ANNOTATION_KEYS
 from db.formats.annotations import NO_CROWD, Annotation, Annotations, Id, Known, is_id
 from db.formats.checks import Faults, check_size, check_storable, climbs, is_text, short
 from db.formats.jsonstream import Chunk, JsonFile
+from db.formats.reading import without
 from db.formats.writing import carried, is_private
 from db.records import Category, Fault, Image
 from db.spool import Spool
@@ -408,7 +409,8 @@ class _Writer:
         self._file = self._part.open("wb", BUFFER)
         self._file.write(b"{")
         self._first_key, self._first_item = True, True
-        for key, value in document.info.get("splits", {}).get(split, {}).items():
+        fields = document.info.get("splits", {}).get(split, {})
+        for key, value in without(fields, set(KNOWN)).items():  # another format may have a field of that name
             self._key(key)
             self._file.write(orjson.dumps(value))
 

@@ -1,4 +1,4 @@
-"""JSON objects whose lists are longer than memory: read in chunks of whole items, found again by their bytes.
+"""JSON whose lists are longer than memory: read in chunks of whole items, found again by their bytes.
 
 A chunk ends at an object that a comma and another object follow. That this is an item of the list and nothing inside of
 one is not guessed: the chunk between brackets must be read to its end without an error, which only whole items are.
@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
 
 
 class JsonFile:
-    """A JSON object in a file."""
+    """A JSON object or list in a file."""
 
     def __init__(self, path: Path, expected: str) -> None:
         self.path, self.expected = path, expected
@@ -63,6 +63,17 @@ class JsonFile:
                     yield from ((key, chunk) for chunk in reader.chunks(lists[key]))
                 else:
                     yield key, reader.value()
+
+    def items(self, kind: Any) -> Iterator[Chunk]:
+        """The chunks of a list that is the whole file, at least one, of items as in `scan`.
+
+        Raises BadDataset for what is no JSON list.
+        """
+        with self.path.open("rb") as file:
+            reader = _Reader(self, file)
+            reader.check_top(b"[")
+            yield from reader.chunks(kind)
+            reader.end()
 
     def again(self, start: int, end: int, kind: Any) -> list[Any]:
         """The items of a chunk that was there before."""
@@ -96,17 +107,20 @@ class _Reader:
 
     def members(self) -> Iterator[str]:
         """The keys of the object; whoever gets one reads its value before the next."""
-        first = self.peek()
-        if first != b"{":
-            value = self.value()
-            self._end()
-            raise self._whole.broken(f"a {type(value).__name__} at the top")
+        self.check_top(b"{")
         self._at += 1
         if self.peek() == b"}":
             self._at += 1
         else:
             yield from self._pairs()
-        self._end()
+        self.end()
+
+    def check_top(self, mark: bytes) -> None:
+        """Raises BadDataset where the file does not begin with `mark`, that of an object or of a list."""
+        if self.peek() != mark:
+            value = self.value()
+            self.end()
+            raise self._whole.broken(f"a {type(value).__name__} at the top")
 
     def _pairs(self) -> Iterator[str]:
         while True:
@@ -120,7 +134,8 @@ class _Reader:
                 return
             self._expect(b",")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Raises BadDataset where anything comes after what was read."""
         if self.peek():
             raise self._malformed("Extra data")
 

@@ -3,32 +3,81 @@
 A description asked of an image is a phrase there: of the boxes that name it, or false (`holds`) when none does. What a
 description has besides its text is in `Phrase.extra`, under `description` its id. The format knows no sizes of images:
 they are those of the files, or of the fields `width` and `height`, which Winnow writes and other readers ignore.
+
+A file is read chunk by chunk and written item by item: of its long lists, only whole numbers are kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
+import msgspec
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from db.bulk import batched
 from db.document import Document
 from db.formats import coco
-from db.formats.annotations import is_id
+from db.formats.annotations import Id, Id64, Known, is_id, repeated_ids
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
-from db.formats.reading import broken, entries, load_json, picture_size, without
-from db.formats.writing import carried, replaced
+from db.formats.jsonstream import Chunk, JsonFile
+from db.formats.reading import objects, picture_size, without
+from db.formats.writing import carried, side_by_side
 from db.records import Box, Fault, Image, Phrase
-from db.spool import Spool
+from db.spool import Spool, in_order
+
+R = TypeVar("R", Box, Phrase)
 
 EXPECTED = "an OmniLabel object with the lists images, descriptions and annotations"
-KEYS = {"images", "descriptions", "annotations"}
+LISTS = {"images": "image", "descriptions": "description", "annotations": "annotation"}
 IMAGE_KEYS = {"id", "file_name", "width", "height"}
 DESCRIPTION_KEYS = {"id", "text", "image_ids"}
 ANNOTATION_KEYS = {"id", "image_id", "bbox", "description_ids"}
 CLASS = {"anno_info": {"type": "object_category"}}
 ANSWER = {"anno_info": {"type": "object_description"}}
+
+
+class _Pairs:
+    """Whole numbers by whole numbers, several by one, in 25 bytes each. All are added before the first is taken."""
+
+    def __init__(self) -> None:
+        self._keys, self._values = array("q"), array("q")
+
+    def add(self, key: int, value: int) -> None:
+        self._keys.append(key)
+        self._values.append(value)
+
+    @cached_property
+    def taken(self) -> bytearray:
+        """1 for those that were taken, in the order in which they were added."""
+        return bytearray(len(self._values))
+
+    @cached_property
+    def _sorted(self) -> tuple[memoryview[int], memoryview[int]]:
+        """The keys in ascending order, and when they were added."""
+        keys, self._keys = np.asarray(self._keys), array("q")
+        order = np.argsort(keys, kind="stable")
+        return keys[order].data, order.data
+
+    def take(self, key: int) -> Iterator[int]:
+        """The numbers by one, in the order in which they were added."""
+        keys, order = self._sorted
+        start = bisect_left(keys, key)
+        for place in order[start : bisect_right(keys, key, start)]:
+            self.taken[place] = 1
+            yield self._values[place]
+
+
+# Reading
 
 
 class Reader:
@@ -42,35 +91,128 @@ class Reader:
         self.info: dict[str, Any] = {"splits": {}}
 
     def read(self, path: Path, split: str, roots: list[Path]) -> None:
-        whole = load_json(path, EXPECTED)
-        if not isinstance(whole, dict) or not {"images", "descriptions"} <= whole.keys():
-            raise broken(path, short(whole), EXPECTED)
         file = _File(path, split, roots, self)
-        file.read_images(whole["images"])
-        file.read_annotations(whole.get("annotations", []))
-        file.read_descriptions(whole["descriptions"])
-        fields = without(whole, KEYS)
+        file.read()
+        fields = file.fields
         sound = check_storable(file.faults, f"the fields {', '.join(fields)}", fields)
         self.info["splits"][split] = fields if sound else {}
         if file.unused:
             self.info.setdefault("unused", {})[split] = file.unused
-        if "annotations" not in whole:
+        if not file.boxed:
             self.info.setdefault("unboxed", []).append(split)
         self.faults += file.faults
 
 
+class _Identified(msgspec.Struct, gc=False):
+    """An object of a list, of which only the id is read."""
+
+    id: Id64
+
+
+class _List:
+    """A list of the file, of which the ids are kept, and where the chunks are that are gone through again."""
+
+    def __init__(self, file: JsonFile, kind: str) -> None:
+        self._file, self._kind = file, kind
+        self._chunks: list[Chunk] = []
+        self.ids: list[NDArray[Any]] = []  # whole numbers; objects where some are texts or none at all
+
+    def add(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk._replace(items=[]))
+        self.ids.append(_ids(chunk.items))
+
+    def objects(self, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Those of the list with their places; what is no object becomes a fault."""
+        again = (self._file.again(chunk.start, chunk.end, Any) for chunk in self._chunks)
+        return objects(faults, chain.from_iterable(again), self._kind)
+
+    def identified(self, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The objects with an id of their own and names such as "annotation id 7"; the others become faults."""
+        repeated = repeated_ids(self.ids)
+        for number, raw in self.objects(faults):
+            own = raw.get("id")
+            if is_id(own) and not repeated[number]:
+                yield f"{self._kind} id {short(own)}", raw
+            else:
+                faults.add(f"{self._kind} #{number}", f"id {short(own)}", f"an id that no other {self._kind} has")
+
+
+def _ids(items: list[Any]) -> NDArray[Any]:
+    found = [item.id if isinstance(item, _Identified) else _id(item) for item in items]
+    if all(type(own) is int for own in found):
+        return np.array(found, np.int64)
+    ids = np.empty(len(found), object)
+    ids[:] = found
+    return ids
+
+
+def _id(item: Any) -> Id | None:
+    own = item.get("id") if isinstance(item, dict) else None
+    return own if is_id(own) else None
+
+
+def _places(ids: list[NDArray[Any]]) -> Callable[[Id], int]:
+    """Gives the place of an id in a list, -1 for what is not there: sixteen bytes each where all are whole numbers."""
+    whole = np.concatenate([np.empty(0, np.int64), *ids])
+    if whole.dtype == object:
+        place_of = {own: place for place, own in reversed(list(enumerate(whole.tolist())))}
+        return lambda own: place_of.get(own, -1)
+    order = np.argsort(whole, kind="stable")
+    known, places = whole[order].data, order.data
+
+    def place(own: Id) -> int:
+        at = bisect_left(known, own) if isinstance(own, int) else len(known)
+        return places[at] if at < len(known) and known[at] == own else -1
+
+    return place
+
+
 class _File:
+    """One OmniLabel file."""
+
     def __init__(self, path: Path, split: str, roots: list[Path], into: Reader) -> None:
         self.faults = Faults(str(path))
+        self.fields: dict[str, Any] = {}  # those that Winnow has no use for
         self.unused: list[dict[str, Any]] = []  # descriptions asked of no image
+        self.boxed = True  # whether there is a list of annotations
         self._split, self._roots, self._into = split, roots, into
-        self._images: dict[Any, Image] = {}
-        self._named: dict[tuple[Any, int], list[int]] = {}  # boxes by description and image
+        self._file = JsonFile(path, EXPECTED)
+        self._known = Known(len(into.images))
+        self._first_box = len(into.boxes)
+        self._named = _Pairs()  # boxes by description and image, see `_asked`
 
-    def read_images(self, listed: Any) -> None:
-        for item, raw in entries(self.faults, listed, "image"):
-            own, name = raw.get("id"), raw.get("file_name")
-            if not is_id(own) or own in self._images:
+    def read(self) -> None:
+        """Add the sound images, boxes and phrases; the others become faults."""
+        lists = self._scanned()
+        self._images(lists.pop("images"))
+        self._place_of = _places(lists["descriptions"].ids)
+        for item, raw in lists.pop("annotations").identified(self.faults):
+            self._annotation(item, raw)
+        for item, raw in lists.pop("descriptions").identified(self.faults):
+            self._description(item, raw)
+        self._refuse_unasked()
+
+    def _scanned(self) -> dict[str, _List]:
+        lists = {key: _List(self._file, kind) for key, kind in LISTS.items()}
+        found = set()
+        for key, value in self._file.scan(dict.fromkeys(LISTS, _Identified)):
+            found.add(key)
+            if key not in LISTS:
+                self.fields[key] = value
+            elif isinstance(value, Chunk):
+                lists[key].add(value)
+            else:
+                self.faults.add(key, short(value), "a list")
+        for key in ("images", "descriptions"):
+            if key not in found:
+                raise self._file.broken(f"no {key}")
+        self.boxed = "annotations" in found
+        return lists
+
+    def _images(self, listed: _List) -> None:
+        for number, raw in listed.objects(self.faults):
+            item, own, name = f"image #{number}", raw.get("id"), raw.get("file_name")
+            if not is_id(own) or own in self._known.images.ordinal:
                 self.faults.add(item, f"id {short(own)}", "an id that no other image has")
             elif not is_text(name) or climbs(name):
                 self.faults.add(item, f"file name {short(name)}", "a path inside the folder of the images")
@@ -94,27 +236,27 @@ class _File:
                 source_id=raw["id"],
                 extra=without(raw, IMAGE_KEYS) | sized,
             )
-            self._images[raw["id"]] = image
+            self._known.add(image)
             self._into.images.append(image)
 
-    def read_annotations(self, listed: Any) -> None:
-        seen: set[Any] = set()
-        for item, raw in entries(self.faults, listed, "annotation"):
-            own, bbox, ids = raw.get("id"), raw.get("bbox"), raw.get("description_ids")
-            image = self._images.get(raw.get("image_id")) if is_id(raw.get("image_id")) else None
-            if not is_id(own) or own in seen:
-                self.faults.add(item, f"id {short(own)}", "an id that no other annotation has")
-                continue
-            seen.add(own)
-            item = f"annotation id {short(own)}"
-            if image is None:
-                self.faults.add(item, f"image_id {short(raw.get('image_id'))}", "the id of a sound image of this file")
-            elif not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
-                self.faults.add(item, f"bbox {short(bbox)}", "four finite numbers: x, y, width, height")
-            elif not isinstance(ids, list) or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
-                self.faults.add(item, f"description_ids {short(ids)}", "a list of ids, each once")
-            elif check_storable(self.faults, item, raw):
-                self._box(item, raw, image)
+    def _annotation(self, item: str, raw: dict[str, Any]) -> None:
+        bbox, ids, image = raw.get("bbox"), raw.get("description_ids"), self._image_of(raw.get("image_id"))
+        if image is None:
+            self.faults.add(item, f"image_id {short(raw.get('image_id'))}", "the id of a sound image of this file")
+        elif not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+            self.faults.add(item, f"bbox {short(bbox)}", "four finite numbers: x, y, width, height")
+        elif not _are_ids(ids):
+            self.faults.add(item, f"description_ids {short(ids)}", "a list of ids, each once")
+        elif check_storable(self.faults, item, raw):
+            self._box(item, raw, image)
+
+    def _image_of(self, own: Any) -> Image | None:
+        """A sound image of this file, without its name."""
+        ordinal = self._known.images.ordinal.get(own) if is_id(own) else None
+        if ordinal is None:
+            return None
+        width, height = self._known.sizes[ordinal - self._known.first]
+        return Image(id=ordinal, file_name="", width=width, height=height)
 
     def _box(self, item: str, raw: dict[str, Any], image: Image) -> None:
         x, y, w, h = raw["bbox"]
@@ -126,48 +268,54 @@ class _File:
             )
             self._into.boxes.append(box)
             for description in raw["description_ids"]:
-                self._named.setdefault((description, image.id), []).append(box.id)
+                self._named.add(self._asked(description, image.id), box.id)
 
-    def read_descriptions(self, listed: Any) -> None:
-        seen: set[Any] = set()
-        for item, raw in entries(self.faults, listed, "description"):
-            own, text, ids = raw.get("id"), raw.get("text"), raw.get("image_ids")
-            if not is_id(own) or own in seen:
-                self.faults.add(item, f"id {short(own)}", "an id that no other description has")
-                continue
-            seen.add(own)
-            item = f"description id {short(own)}"
-            if not is_text(text) or not text.strip():
-                self.faults.add(item, f"text {short(text)}", "a text")
-            elif not isinstance(ids, list) or not all(map(is_id, ids)) or len(set(ids)) < len(ids):
-                self.faults.add(item, f"image_ids {short(ids)}", "a list of ids of images, each once")
-            elif check_storable(self.faults, item, raw):
-                self._description(item, raw)
-        for (description, _), boxes in self._named.items():
-            for box in boxes:
-                own = self._into.boxes[box].source_id
-                seen_there = f"description_ids with {short(description)}"
-                self.faults.add(f"annotation id {short(own)}", seen_there, "descriptions asked of its image")
+    def _asked(self, description: Id, image: int) -> int:
+        """One number for the two."""
+        return self._place_of(description) << 32 | image
 
     def _description(self, item: str, raw: dict[str, Any]) -> None:
-        if not raw["image_ids"]:
-            self.unused.append(raw)
+        text, ids = raw.get("text"), raw.get("image_ids")
+        if not is_text(text) or not text.strip():
+            self.faults.add(item, f"text {short(text)}", "a text")
+        elif not _are_ids(ids):
+            self.faults.add(item, f"image_ids {short(ids)}", "a list of ids of images, each once")
+        elif check_storable(self.faults, item, raw):
+            self.unused += [] if raw["image_ids"] else [raw]
+            self._phrases(item, raw)
+
+    def _phrases(self, item: str, raw: dict[str, Any]) -> None:
         extra = without(raw, DESCRIPTION_KEYS) | {"description": raw["id"]}
         for image_id in raw["image_ids"]:
-            image = self._images.get(image_id)
+            image = self._known.images.ordinal.get(image_id)
             if image is None:
                 self.faults.add(item, f"image_ids with {short(image_id)}", "ids of sound images of this file")
                 continue
-            boxes = tuple(self._named.pop((raw["id"], image.id), ()))
+            boxes = tuple(self._named.take(self._asked(raw["id"], image)))
             phrase = Phrase(
                 id=len(self._into.phrases),
-                image_id=image.id,
+                image_id=image,
                 text=raw["text"],
                 box_ids=boxes,
                 holds=bool(boxes),
                 extra=extra,
             )
             self._into.phrases.append(phrase)
+
+    def _refuse_unasked(self) -> None:
+        """Faults for descriptions that boxes name but that were not asked of their images."""
+        if all(self._named.taken):
+            return
+        boxes = islice(self._into.boxes, self._first_box, None)
+        named = ((box, description) for box in boxes for description in box.extra["description_ids"])
+        for (box, description), taken in zip(named, self._named.taken, strict=True):
+            if not taken:
+                seen = f"description_ids with {short(description)}"
+                self.faults.add(f"annotation id {short(box.source_id)}", seen, "descriptions asked of its image")
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_id, value)) and len(set(value)) == len(value)
 
 
 def read(files: dict[str, Path], roots: dict[str, list[Path]]) -> Document:
@@ -196,89 +344,132 @@ def write(document: Document, folder: Path) -> list[str]:
     """One `SPLIT.json` per split (`annotations.json` without splits). The classes of boxes become descriptions of the
     images that show them. Returns what OmniLabel cannot hold: among it texts that hold but name no box, which would be
     taken for false ones."""
-    ids = coco.Ids(document)
-    files: dict[str, _Split] = {}
-    file_of: dict[int, _Split] = {}
-    for image in document.images():
-        file_of[image.id] = files.setdefault(image.split, _Split(document, image.split, ids))
-        file_of[image.id].add_image(image)
-    unheld = 0
-    for phrase in sorted(document.phrases(), key=lambda phrase: phrase.id):
-        held = document.format == "omnilabel" or bool(phrase.box_ids) == phrase.holds
-        unheld += not held
-        if held:
-            file_of[phrase.image_id].add_phrase(phrase)
-    masks = areas = 0
-    for box in document.boxes():
-        masks += box.segmentation is not None or box.crowd
-        areas += box.area is not None
-        file_of[box.image_id].add_box(box)
-    for split, file in (files or {"": _Split(document, "", ids)}).items():
-        replaced(folder / f"{split or 'annotations'}.json", file.dumped())
-    counts = {"captions and phrases that hold but name no box": unheld, "masks and crowd flags": masks, "areas": areas}
-    return [f"{count} {what}" for what, count in counts.items() if count]
+    with side_by_side() as file_of:
+        files = _Files(document, lambda split: file_of(folder / f"{split or 'annotations'}.json"))
+        files.images()
+        files.descriptions()
+        files.annotations()
+    return [f"{count} {what}" for what, count in files.lost.items() if count]
 
 
-@dataclass
+class _Files:
+    """The files of the splits, written side by side."""
+
+    def __init__(self, document: Document, file_of: Callable[[str], IO[bytes]]) -> None:
+        self._document, self._file_of = document, file_of
+        self._own = document.format == "omnilabel"
+        self._ids = coco.Ids(document)
+        self._splits: dict[str, _Split] = {}
+        self._split_of = array("I")  # the number of its split, of every image in their order
+        self.lost = dict.fromkeys(
+            ("captions and phrases that hold but name no box", "masks and crowd flags", "areas"), 0
+        )
+
+    def _split(self, name: str) -> _Split:
+        if name not in self._splits:
+            self._splits[name] = _Split(self._document, name, len(self._splits), self._file_of(name))
+        return self._splits[name]
+
+    def _placed(self, records: Iterable[R]) -> Iterator[tuple[_Split, int, R]]:
+        """Records with the split of their image, and its place among all images."""
+        splits = list(self._splits.values())
+        for page in batched(records, coco.PAGE):
+            places = self._ids.images.places([record.image_id for record in page]).tolist()
+            for place, record in zip(places, page, strict=True):
+                yield splits[self._split_of[place]], place, record
+
+    def images(self) -> None:
+        for image in self._ids.passing():
+            split = self._split(image.split)
+            split.write_image(image, self._ids.image(image.id))
+            self._split_of.append(split.number)
+        if not self._splits:
+            self._split("")
+
+    def descriptions(self) -> None:
+        for split, place, phrase in self._placed(in_order(self._document.phrases, Phrase, attrgetter("id"))):
+            if self._own or bool(phrase.box_ids) == phrase.holds:
+                split.add_phrase(phrase, place)
+            else:
+                self.lost["captions and phrases that hold but name no box"] += 1
+        for split, place, box in self._placed(self._document.boxes() if self._document.categories else ()):
+            split.add_class(box, place)
+        for split in self._splits.values():
+            split.write_descriptions(self._ids.images)
+
+    def annotations(self) -> None:
+        unnamed = coco.Next(lambda: (box.source_id for box in self._document.boxes()))
+        for split, _, box in self._placed(self._document.boxes()):
+            self.lost["masks and crowd flags"] += box.segmentation is not None or box.crowd
+            self.lost["areas"] += box.area is not None
+            own = unnamed() if box.source_id is None else box.source_id
+            split.write_box(box, own, self._ids.image(box.image_id))
+        for split in self._splits.values():
+            split.end()
+
+
+@dataclass(slots=True)
 class _Description:
+    number: int
     text: str
-    fields: dict[str, Any]
-    id: int | str | None = None
-    images: dict[int | str, None] = field(default_factory=dict)  # a set that keeps its order
+    fields: str  # the rest of the object, as JSON; as bytes, orjson would hold on to a kilobyte for each
+    id: Id | None
 
 
 class _Split:
     """A file in the making."""
 
-    def __init__(self, document: Document, split: str, ids: coco.Ids) -> None:
-        self._source, self._ids = document.format, ids
+    def __init__(self, document: Document, split: str, number: int, file: IO[bytes]) -> None:
+        self.number = number
+        self._source = document.format
         self._own = document.format == "omnilabel"
-        self._info = document.info.get("splits", {}).get(split, {})
         self._unused = document.info.get("unused", {}).get(split, []) if self._own else []
         self._boxed = not self._own or split not in document.info.get("unboxed", [])
-        self._categories = {category.id: category for category in document.categories}
-        self._images: list[dict[str, Any]] = []
-        self._boxes: list[tuple[Box, list[_Description]]] = []
+        self._names = {category.id: category.name for category in document.categories}
         self._descriptions: dict[Any, _Description] = {}
-        self._named: dict[int, list[_Description]] = {}
+        self._asked = _Pairs()  # places of images by the numbers of descriptions
+        self._named = _Pairs()  # numbers of descriptions by boxes
+        self._out = _Object(file, without(document.info.get("splits", {}).get(split, {}), set(LISTS)))
+        self._out.begin("images")
 
-    def add_image(self, image: Image) -> None:
+    def write_image(self, image: Image, own: Id) -> None:
         size = {"width": image.width, "height": image.height}
         sized = {} if self._own and image.extra.get("sized") is False else size
         fields = carried(image.extra, self._source, IMAGE_KEYS)
-        self._images.append({"id": self._ids.image(image.id), "file_name": image.file_name, **sized, **fields})
+        self._out.item({"id": own, "file_name": image.file_name, **sized, **fields})
 
-    def add_phrase(self, phrase: Phrase) -> None:
-        fields = carried(phrase.extra, self._source, DESCRIPTION_KEYS)
+    def add_phrase(self, phrase: Phrase, place: int) -> None:
+        """`place`: of its image."""
+        fields = carried(phrase.extra, self._source, DESCRIPTION_KEYS) if self._own else ANSWER
         own = phrase.extra.get("description") if self._own else None
-        found = self._description((own, phrase.text), phrase.text, fields if self._own else ANSWER, own)
-        found.images[self._ids.image(phrase.image_id)] = None
+        found = self._description(phrase.text, fields, own)
+        self._asked.add(found.number, place)
         for box_id in phrase.box_ids:
-            self._named.setdefault(box_id, []).append(found)
+            self._named.add(box_id, found.number)
 
-    def add_box(self, box: Box) -> None:
-        unique = list({id(found): found for found in self._named.get(box.id, [])}.values())
+    def add_class(self, box: Box, place: int) -> None:
         if box.category_id is not None:
-            name = self._categories[box.category_id].name
-            category = self._description((None, name), name, CLASS, None)
-            category.images[self._ids.image(box.image_id)] = None
-            unique += [] if any(category is other for other in unique) else [category]
-        self._boxes.append((box, unique))
+            found = self._description(self._names[box.category_id], CLASS, None)
+            self._asked.add(found.number, place)
+            self._named.add(box.id, found.number)
 
-    def _description(self, key: Any, text: str, fields: dict[str, Any], own: int | str | None) -> _Description:
-        return self._descriptions.setdefault(key, _Description(text, fields, own))
+    def _description(self, text: str, fields: dict[str, Any], own: Id | None) -> _Description:
+        """That of a text, the same for all phrases that had it from the same one, `own`."""
+        if (own, text) not in self._descriptions:
+            number = len(self._descriptions)
+            self._descriptions[own, text] = _Description(number, text, orjson.dumps(fields).decode(), own)
+        return self._descriptions[own, text]
 
-    def dumped(self) -> bytes:
-        """The file."""
+    def write_descriptions(self, images: coco.Numbers) -> None:
         self._number()
-        descriptions = [
-            {"id": found.id, "text": found.text, "image_ids": list(found.images), **found.fields}
-            for found in self._descriptions.values()
-        ]
-        whole: dict[str, Any] = {**self._info, "images": self._images, "descriptions": descriptions + self._unused}
-        if self._boxed:
-            whole["annotations"] = [self._box_out(box, descriptions) for box, descriptions in self._boxes]
-        return orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)
+        self._out.begin("descriptions")
+        asked, self._asked = self._asked, _Pairs()
+        for found in self._descriptions.values():
+            places = np.fromiter(dict.fromkeys(asked.take(found.number)), np.int64)
+            self._out.item({"id": found.id, "text": found.text, "image_ids": images.at(places)}, found.fields)
+        for raw in self._unused:
+            self._out.item(raw)
+        self._ids = [found.id for found in self._descriptions.values()]
 
     def _number(self) -> None:
         """An id for every description; one whose text was changed beside others that kept it gets a new one."""
@@ -291,11 +482,49 @@ class _Split:
                 found.id = last
             taken.add(found.id)
 
-    def _box_out(self, box: Box, descriptions: list[_Description]) -> dict[str, Any]:
+    def write_box(self, box: Box, own: Id, image: Id) -> None:
         x1, y1, x2, y2 = box.xyxy
         w, h = box.wh or (x2 - x1, y2 - y1)
-        ids = [found.id for found in descriptions]
+        ids = [self._ids[number] for number in dict.fromkeys(self._named.take(box.id))]
         kept = box.extra.get("description_ids", ids) if self._own else ids
-        known = {"id": self._ids.box(box.id), "image_id": self._ids.image(box.image_id), "bbox": [x1, y1, w, h]}
+        known = {"id": own, "image_id": image, "bbox": [x1, y1, w, h]}
         named = {"description_ids": kept if set(kept) == set(ids) else ids}
-        return {**known, **named, **carried(box.extra, self._source, ANNOTATION_KEYS)}
+        self._out.begin("annotations")
+        self._out.item({**known, **named, **carried(box.extra, self._source, ANNOTATION_KEYS)})
+
+    def end(self) -> None:
+        if self._boxed:
+            self._out.begin("annotations")
+        self._out.end()
+
+
+class _Object:
+    """A JSON object whose lists are written item by item."""
+
+    def __init__(self, file: IO[bytes], fields: dict[str, Any]) -> None:
+        self._file = file
+        self._list: str | None = None
+        self._comma = b"," if fields else b""  # before whatever comes next
+        self._file.write(orjson.dumps(fields)[:-1])
+
+    def begin(self, key: str) -> None:
+        """The list under a key, unless it has begun."""
+        if key != self._list:
+            self._end_list()
+            self._file.write(self._comma + orjson.dumps(key) + b":[")
+            self._list, self._comma = key, b""
+
+    def item(self, value: dict[str, Any], fields: str = "{}") -> None:
+        """The next of the list; `fields` are more of its fields, as JSON."""
+        data = orjson.dumps(value)
+        self._file.write(self._comma + (data if fields == "{}" else data[:-1] + b"," + fields[1:].encode()))
+        self._comma = b","
+
+    def _end_list(self) -> None:
+        if self._list is not None:
+            self._file.write(b"]")
+            self._comma = b","
+
+    def end(self) -> None:
+        self._end_list()
+        self._file.write(b"}\n")

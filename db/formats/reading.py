@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,16 @@ def entries(faults: Faults, value: Any, kind: str) -> list[tuple[str, dict[str, 
     if not isinstance(value, list):
         faults.add(f"{kind}s", short(value), "a list")
         return []
-    for number, item in enumerate(value):
-        if not isinstance(item, dict):
+    return [(f"{kind} #{number}", item) for number, item in objects(faults, value, kind)]
+
+
+def objects(faults: Faults, items: Iterable[Any], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a list, which may be longer than memory, with their places; what is no object becomes a fault."""
+    for number, item in enumerate(items):
+        if isinstance(item, dict):
+            yield number, item
+        else:
             faults.add(f"{kind} #{number}", short(item), "an object")
-    return [(f"{kind} #{number}", item) for number, item in enumerate(value) if isinstance(item, dict)]
 
 
 def picture_size(faults: Faults, item: str, roots: list[Path], name: str) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ OF_IMAGE = 50  # boxes
 HUMAN = {"undecided": UNSEEN, "accept": ACCEPTED, "reject": REJECTED}
 PAGES = 20
 ROUNDS = 5
-REVIEWERS, VERDICTS = 20, 15
+REVIEWERS, VERDICTS = 20, 150
 ASKED = ("next_page", "counters", "verdict_and_counters", "class_statistics", "histogram", "threshold_preview")
 
 
