@@ -9,6 +9,7 @@ None in the `extra` of a box, and so are an `area` or a `segmentation` that is n
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, compress, count, repeat
@@ -130,9 +131,9 @@ class Columns:
     @classmethod
     def of(cls, items: list[Annotation]) -> Columns:
         numbers = np.empty((5, len(items)))
-        corners_and_sizes = chain.from_iterable([a.bbox for a in items])
-        numbers[:4] = np.fromiter(corners_and_sizes, np.float64, 4 * len(items)).reshape(-1, 4).T
-        numbers[4] = [a.area for a in items]
+        corners_and_sizes = list(chain.from_iterable([a.bbox for a in items]))
+        numbers[:4] = np.asarray(array("d", corners_and_sizes)).reshape(-1, 4).T
+        numbers[4] = array("d", [a.area for a in items])
         sources = [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items]
         return cls(sources, numbers, [a.iscrowd for a in items], [bytes(a.segmentation) for a in items])
 
@@ -185,12 +186,20 @@ class Part:
         found = _in_columns(items)
         kept = found if keep else None
         if isinstance(found, Columns):
-            keys = np.array([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
-            if keys.dtype == np.int64:
+            keys = _whole([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
+            if keys is not None:
                 return cls(chunk.start, chunk.end, keys[0], keys[1:], found.numbers, kept)
         ids = np.empty(len(items), object)
         ids[:] = [own if is_id(own := get(item, "id")) else None for item in items]
         return cls(chunk.start, chunk.end, ids, None, None, kept)
+
+
+def _whole(columns: list[list[Any]]) -> NDArray[np.int64] | None:
+    """Columns of whole numbers; None where a text is among them. An array is made faster by Python than by numpy."""
+    try:
+        return np.array([array("q", column) for column in columns])
+    except TypeError:
+        return None
 
 
 Forbidden = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[np.bool_]]

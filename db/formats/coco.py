@@ -131,9 +131,9 @@ class Split:
             return None
         if not check_size(self.faults, item, raw.get("width"), raw.get("height")):
             return None
-        extra = {**raw, "file_name": None}
-        for key in IMAGE_KEYS if "file_name" in raw else IMAGE_KEYS - {"file_name"}:
-            extra.pop(key, None)
+        extra = without(raw, IMAGE_KEYS)
+        if "file_name" not in raw:
+            extra["file_name"] = None
         if not check_storable(self.faults, item, extra):
             return None
         return Image(
