@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -293,7 +294,7 @@ def _written(table: Table, name: str, touched: Int, pairs: NDArray[Any] | None) 
     fresh = np.full(len(touched), np.nan)
     if pairs is not None and len(touched):
         ids = table.ids[touched]
-        at = np.minimum(np.searchsorted(ids, pairs["id"]), len(ids) - 1)
+        at = _places(ids, pairs["id"])
         ours = ids[at] == pairs["id"]  # the others belong to another data set
         fresh[at[ours]] = pairs["value"][ours]
     old = table.values(name)
@@ -302,6 +303,13 @@ def _written(table: Table, name: str, touched: Int, pairs: NDArray[Any] | None) 
     column = old.copy()
     column[touched] = fresh
     return column
+
+
+def _places(ids: Int, wanted: Int) -> Int:
+    """Where in ascending ids the wanted ones are; any place for what is not there. Without gaps there is nothing to search."""
+    gapless = ids[-1] - ids[0] == len(ids) - 1
+    at = wanted - ids[0] if gapless else np.searchsorted(ids, wanted)
+    return np.clip(at, 0, len(ids) - 1)
 
 
 def _table(read: NDArray[Any], names: Mapping[int, str]) -> Table:
@@ -337,9 +345,14 @@ def _candidates(connection: Connection, low: int, high: int) -> NDArray[Any]:
 
 
 def _raw(connection: Connection, query: Select[Any], dtype: Any) -> NDArray[Any]:
-    """The rows as a structured array, straight from the driver's tuples: a row object each would cost more than the query."""
+    """The rows as a structured array, straight from the driver's tuples: a row object each would cost more than the query. All are
+    numbers, and ids far below 2**53, so that one plain array takes them."""
     cursor: Any = connection.execute(query).cursor
-    return np.fromiter(cursor, dtype)
+    found = np.fromiter(chain.from_iterable(cursor), np.float64).reshape(-1, len(dtype))
+    rows = np.empty(len(found), dtype)
+    for place, name in enumerate(dtype.names):
+        rows[name] = found[:, place]
+    return rows
 
 
 def _scores(connection: Connection, ranges: Sequence[Range]) -> dict[str, NDArray[Any]]:

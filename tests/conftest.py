@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image as Picture
 from servers import Databases, postgres_server
 
@@ -20,6 +21,9 @@ from db.migrate import migrate
 from db.records import Box, Category, Dataset, Image, Kind, NewCandidate, Phrase, RunKind, Shard
 from db.shared import Shared
 from db.store import Store
+
+settings.register_profile("without a clock", settings.default, deadline=None)
+settings.load_profile("without a clock")
 
 
 @pytest.fixture(autouse=True, scope="module")
