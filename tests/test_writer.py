@@ -38,17 +38,17 @@ def add(number: int) -> object:
 
 
 def test_those_who_wait_share_a_commit(database: Database) -> None:
-    writer, gate, commits = GroupWriter(database), threading.Event(), []
+    writer, started, gate, commits = GroupWriter(database), threading.Event(), threading.Event(), []
     event.listen(database._writer, "commit", commits.append)
 
     def first(connection: Connection) -> int:
+        started.set()
         assert gate.wait(30)
         return -1
 
     with ThreadPoolExecutor(21) as pool:
         leader = pool.submit(writer.run, first)
-        while not writer._turn.locked():
-            pass
+        assert started.wait(30)
         rest = [pool.submit(writer.run, add(number)) for number in range(20)]
         while len(writer._waiting) < 20:
             pass
@@ -58,16 +58,15 @@ def test_those_who_wait_share_a_commit(database: Database) -> None:
 
 
 def test_one_that_fails_takes_back_nothing_but_itself(database: Database) -> None:
-    writer, gate = GroupWriter(database), threading.Event()
+    writer, started, gate = GroupWriter(database), threading.Event(), threading.Event()
 
     def fails(connection: Connection) -> None:
         connection.exec_driver_sql("INSERT INTO line VALUES (100)")
         raise WinnowError("not this one")
 
     with ThreadPoolExecutor(4) as pool:
-        leader = pool.submit(writer.run, lambda connection: gate.wait(30))
-        while not writer._turn.locked():
-            pass
+        leader = pool.submit(writer.run, lambda connection: started.set() or gate.wait(30))
+        assert started.wait(30)
         bad, good = pool.submit(writer.run, fails), pool.submit(writer.run, add(1))
         gate.set()
         assert leader.result() and good.result() == 1

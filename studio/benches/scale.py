@@ -39,7 +39,7 @@ OF_IMAGE = 50  # boxes
 HUMAN = {"undecided": UNSEEN, "accept": ACCEPTED, "reject": REJECTED}
 PAGES = 20
 ROUNDS = 5
-REVIEWERS, VERDICTS = 20, 150
+REVIEWERS, VERDICTS = 20, 15
 ASKED = ("next_page", "counters", "verdict_and_counters", "class_statistics", "histogram", "threshold_preview")
 
 
@@ -173,6 +173,8 @@ def _writers(folder: Path) -> dict[str, float]:
         "verdict_own_commit_p99_ms": float(own),
         "verdict_group_p50_ms": float(np.median(group)),
         "verdict_group_p99_ms": float(shared),
+        "verdict_own_commit_max_ms": max(alone),
+        "verdict_group_max_ms": max(group),
         "writer_p99_ratio": float(shared / own),
     }
 
