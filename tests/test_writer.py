@@ -57,6 +57,29 @@ def test_those_who_wait_share_a_commit(database: Database) -> None:
     assert lines(database) == list(range(20)) and len(commits) == 2
 
 
+def test_whoever_is_stored_does_not_wait_for_those_who_came_later(database: Database) -> None:
+    writer, gates = GroupWriter(database), [threading.Event() for _ in range(2)]
+    running = [threading.Event() for _ in range(2)]
+
+    def held(number: int) -> object:
+        return lambda connection: running[number].set() or gates[number].wait(30)
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(writer.run, held(0))
+        assert running[0].wait(30)
+        later = pool.submit(writer.run, held(1))
+        while len(writer._waiting) < 1:
+            pass
+        gates[0].set()
+        assert first.result(30) and running[1].wait(30)
+        last = [pool.submit(writer.run, add(number)) for number in range(3)]
+        while len(writer._waiting) < 3:
+            pass
+        assert not any(one.done() for one in last)
+        gates[1].set()
+        assert later.result(30) and [one.result(30) for one in last] == [0, 1, 2]
+
+
 def test_one_that_fails_takes_back_nothing_but_itself(database: Database) -> None:
     writer, started, gate = GroupWriter(database), threading.Event(), threading.Event()
 
