@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from db.errors import not_written
 from db.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -19,22 +20,48 @@ BLOCK = 4096  # records kept in memory, and read at once
 BUCKET = 100_000  # records sorted at once
 
 
-class Spool(Generic[R]):
-    """An append-only sequence of records of one kind, which can be read again and again, also while it grows.
+class Blocks:
+    """Byte strings in a file, which has no name and goes with them."""
 
-    Up to a block of them never touches the disk. The file has no name and goes with the spool.
-    """
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._ends = [0]
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, data: bytes) -> int:
+        """Returns its number. Raises DiskFull, or another WinnowError, when it cannot be written."""
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="winnow-")  # noqa: SIM115 (as long as the blocks)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file.fileno(), data[written:], self._ends[-1] + written)
+        except OSError as error:
+            raise not_written(error, f"A temporary file in {tempfile.gettempdir()} cannot be written") from error
+        self._ends.append(self._ends[-1] + len(data))
+        return len(self) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        assert self._file is not None
+        start, end = self._ends[number : number + 2]
+        return os.pread(self._file.fileno(), end - start, start)
+
+
+class Spool(Generic[R]):
+    """An append-only sequence of records of one kind, which can be read again and again, also while it grows. Up to a block
+    of them never touches the disk."""
 
     def __init__(self, kind: type[R]) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[R]] = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
-        self._file: IO[bytes] | None = None
-        self._blocks: list[tuple[int, int]] = []  # offset and length
+        self._blocks = Blocks()
         self._last: list[R] = []
 
     def append(self, record: R) -> None:
         self._last.append(record)
         if len(self._last) == BLOCK:
-            self._write(msgspec.msgpack.encode(self._last))
+            self._blocks.append(msgspec.msgpack.encode(self._last))
             self._last = []
 
     def __len__(self) -> int:
@@ -52,19 +79,8 @@ class Spool(Generic[R]):
         number, place = divmod(index, BLOCK)
         return self._block(number)[place] if number < len(self._blocks) else self._last[place]
 
-    def _write(self, data: bytes) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="winnow-")  # noqa: SIM115 (as long as the spool)
-        offset = sum(self._blocks[-1]) if self._blocks else 0
-        written = 0
-        while written < len(data):
-            written += os.pwrite(self._file.fileno(), data[written:], offset + written)
-        self._blocks.append((offset, len(data)))
-
     def _block(self, number: int) -> list[R]:
-        assert self._file is not None
-        offset, length = self._blocks[number]
-        return self._decoder.decode(os.pread(self._file.fileno(), length, offset))
+        return self._decoder.decode(self._blocks[number])
 
 
 def in_order(stream: Callable[[], Iterable[R]], kind: type[R], key: Callable[[R], int]) -> Iterator[R]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from db import datasets, formats, spool
 from db import document as documents
 from db.codec import Firsts, box_of
 from db.document import Document
-from db.errors import BadDataset
+from db.errors import BadDataset, DiskFull
 from db.formats import annotations as noted
 from db.formats import coco, jsonstream, writing
 from db.formats.annotations import Annotation, Columns, _loose
@@ -133,6 +135,29 @@ def test_a_broken_member_of_a_zip_is_told_by_its_name_there(tmp_path: Path) -> N
     assert [fault.file for fault in caught.value.faults] == [f"{tmp_path}/set.zip/annotations.json"]
 
 
+def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path, store: Store) -> None:
+    document = formats.read(annotated(tmp_path / "a.json"), annotations_only=True)
+    annotated(tmp_path / "a.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    with pytest.raises(BadDataset, match="changed while it was read"):
+        store.datasets.import_document(document, "new", skip_bad=True)
+    assert store.datasets.list() == []
+
+
+def test_without_room_for_what_is_put_aside_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = annotated(tmp_path / "a.json")
+    monkeypatch.setattr(jsonstream, "CHUNK", 400)
+    monkeypatch.setattr(os, "pwrite", raises(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(DiskFull, match="temporary file in .* the disk is full"):
+        formats.read(path, annotations_only=True)
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    def call(*_: Any) -> Any:
+        raise error
+
+    return call
+
+
 def image(number: int) -> Image:
     return Image(id=number, file_name=f"{number}.jpg", width=3, height=2, extra={"a": [None, "b"]})
 
@@ -175,15 +200,14 @@ def annotated(path: Path) -> Path:
     return path
 
 
-def test_annotations_are_the_same_rows_whether_they_are_kept_or_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_annotations_are_the_same_rows_however_they_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, found = annotated(tmp_path / "a.json"), []
-    for kept in (0, 10**9):
-        monkeypatch.setattr(noted, "KEPT", kept)
+    for chunk, rows in ((48, 1), (400, 2), (10**6, 512)):
+        monkeypatch.setattr(jsonstream, "CHUNK", chunk)
+        monkeypatch.setattr(noted, "SLICE", rows)
         document = formats.read(path, annotations_only=True)
         found.append((list(document.box_rows(Firsts(5, 3, 2))), document.faults))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert len(found[0][0]) == 3 * 7 - 2 and len(found[0][1]) == 3 * 3 + 2  # the id "7" is there once
 
 
@@ -204,7 +228,8 @@ usual = st.fixed_dictionaries(
 def test_a_row_made_by_columns_is_that_of_its_box_alone(chosen: list[tuple[dict[str, Any], bool]]) -> None:
     items = msgspec.json.decode(orjson.dumps([raw for raw, _ in chosen]), type=list[Annotation])
     some = [raw for raw, sound in chosen if sound]
-    columns = Columns.of(items).only(np.array([sound for _, sound in chosen]))
+    kept = msgspec.msgpack.encode(Columns.of(items))
+    columns = msgspec.msgpack.decode(kept, type=Columns).only(np.array([sound for _, sound in chosen]))
     rows = chain.from_iterable(columns.rows(5, [3] * len(some), [2] * len(some)))
     assert list(map(box_of, rows)) == [_loose(number, raw, 3, 2) for number, raw in enumerate(some, 5)]
 
@@ -270,7 +295,6 @@ WHOLE = {"d3", "refcoco"}  # formats of which a file is built as a whole
 def test_an_import_keeps_a_few_bytes_of_every_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     monkeypatch.setattr(jsonstream, "CHUNK", 2**13)
     monkeypatch.setattr(spool, "BLOCK", 64)
-    monkeypatch.setattr(noted, "KEPT", 0)
     peaks = []
     for boxes in (4, 20, 100):  # the first fills what Python keeps
         formats.write(made(40, boxes), tmp_path / f"{boxes}", format)

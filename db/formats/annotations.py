@@ -1,8 +1,7 @@
 """The annotations of a COCO file: checked column by column, and then made into rows.
 
-Those of a large file stay in it and are read twice: what is kept of each is a few bytes, which image and category it
-belongs to, and whether it is sound. Those of a file of at most `KEPT` bytes are kept as columns, which takes about its size.
-Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
+What is kept of each in memory is a few bytes: which image and category it belongs to, and whether it is sound. The rest waits
+on disk, column by column, until all is checked. Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
 None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
 """
 
@@ -35,10 +34,10 @@ from db.formats.checks import (
 )
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import XYXY, Box, Image
+from db.spool import Blocks
 
 Id = int | str
 Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
-KEPT = 512 * 2**20
 DENSE = 16  # numbers between the first and the last id, for every id, up to which a table is made of them
 SLICE = 512  # annotations that are made into rows at once: few enough for the caches of the processor
 KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
@@ -119,51 +118,68 @@ class Known:
         self.sizes.append((image.width, image.height))
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Annotations with the usual fields only, field by field."""
+class Columns(msgspec.Struct, array_like=True, gc=False):
+    """Annotations with the usual fields only, field by field, as they are kept on disk."""
 
     sources: list[str | None]
-    numbers: NDArray[np.float64]  # (5, n): x, y, w, h, area; NaN for an area that is missing
+    numbers: bytes  # of `table`
     crowds: list[int]
-    masks: list[bytes]
+    masks: list[bytes]  # of `SLICE` annotations each, with a NUL between them, which no JSON has
 
     @classmethod
     def of(cls, items: list[Annotation]) -> Columns:
-        numbers = np.empty((5, len(items)))
+        table = np.empty((5, len(items)))
         corners_and_sizes = list(chain.from_iterable([a.bbox for a in items]))
-        numbers[:4] = np.asarray(array("d", corners_and_sizes)).reshape(-1, 4).T
-        numbers[4] = array("d", [a.area for a in items])
+        table[:4] = np.asarray(array("d", corners_and_sizes)).reshape(-1, 4).T
+        table[4] = array("d", [a.area for a in items])
         sources = [str(a.id) if type(a.id) is int else source_id_out(a.id) for a in items]
-        return cls(sources, numbers, [a.iscrowd for a in items], [bytes(a.segmentation) for a in items])
+        crowds: list[int] = [a.iscrowd for a in items]
+        return cls(sources, table.tobytes(), crowds, _joined([a.segmentation for a in items]))
 
     def only(self, some: NDArray[np.bool_]) -> Columns:
         """Those of some of the annotations."""
         if some.all():
             return self
-        sources, crowds, masks = compress(self.sources, some), compress(self.crowds, some), compress(self.masks, some)
-        return Columns(list(sources), self.numbers[:, some], list(crowds), list(masks))
+        sources, crowds = list(compress(self.sources, some)), list(compress(self.crowds, some))
+        masks = list(compress(chain.from_iterable(map(_apart, self.masks)), some))
+        return Columns(sources, self.table()[:, some].tobytes(), crowds, _joined(masks))
 
     def rows(self, ordinal: int, images: list[int], categories: list[int]) -> Iterator[Iterable[BoxRow]]:
         """As rows of boxes, made column by column: a row costs less than half of what it costs alone."""
-        for at in range(0, len(images), SLICE):
-            some = slice(at, at + SLICE)
-            yield zip(count(ordinal + at), images[some], categories[some], *self._rest(some), strict=False)
+        table = self.table()
+        for number, joined in enumerate(self.masks):
+            some = slice(number * SLICE, (number + 1) * SLICE)
+            rest = _rest(self.sources[some], table[:, some], self.crowds[some], _apart(joined))
+            yield zip(count(ordinal + some.start), images[some], categories[some], *rest, strict=False)
 
-    def _rest(self, some: slice) -> Iterator[Iterable[Any]]:
-        """What comes in a row after its ids of box, image and category."""
-        x, y, w, h, area = self.numbers[:, some]
-        crowds, masks = self.crowds[some], self.masks[some]
-        yield self.sources[some]
-        yield from (column.tolist() for column in (x, y, x + w, y + h, w, h))
-        yield [None if math.isnan(own) else own for own in area.tolist()] if np.isnan(area).any() else area.tolist()
-        silent, null, absent = UNSAID in crowds, NULL in masks, b"" in masks  # mostly none, which needs no look at each
-        yield [max(crowd, 0) for crowd in crowds] if silent else crowds
-        yield [mask if mask and mask != NULL else None for mask in masks] if null or absent else masks
-        if silent or null:
-            yield [_ABSENT[crowd == UNSAID, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
-        else:
-            yield repeat(None)
+    def table(self) -> NDArray[np.float64]:
+        """(5, n): x, y, w, h, area; NaN for an area that is missing."""
+        return np.frombuffer(self.numbers).reshape(5, -1)
+
+
+def _joined(masks: list[Any]) -> list[bytes]:
+    return [b"\0".join(masks[at : at + SLICE]) for at in range(0, len(masks), SLICE)]
+
+
+def _apart(masks: bytes) -> list[bytes]:
+    return masks.split(b"\0")
+
+
+def _rest(
+    sources: list[str | None], numbers: NDArray[np.float64], crowds: list[int], masks: list[bytes]
+) -> Iterator[Iterable[Any]]:
+    """What comes in a row after its ids of box, image and category."""
+    x, y, w, h, area = numbers
+    yield sources
+    yield from (column.tolist() for column in (x, y, x + w, y + h, w, h))
+    yield [None if math.isnan(own) else own for own in area.tolist()] if np.isnan(area).any() else area.tolist()
+    silent, null, absent = UNSAID in crowds, NULL in masks, b"" in masks  # mostly none, which needs no look at each
+    yield [max(crowd, 0) for crowd in crowds] if silent else crowds
+    yield [mask if mask and mask != NULL else None for mask in masks] if null or absent else masks
+    if silent or null:
+        yield [_ABSENT[crowd == UNSAID, mask == NULL] for crowd, mask in zip(crowds, masks, strict=True)]
+    else:
+        yield repeat(None)
 
 
 @dataclass
@@ -174,24 +190,24 @@ class Part:
     end: int
     ids: NDArray[Any]  # whole numbers; objects where some are texts or none at all
     referred: NDArray[np.int64] | None  # (2, n): ids of image and category; None for what is looked at one by one
-    numbers: NDArray[np.float64] | None  # (5, n): x, y, w, h, area, NaN where it is missing
-    kept: Columns | list[Any] | None  # the annotations themselves; None where they stay in the file
+    numbers: NDArray[np.float64] | None  # `Columns.table`
+    block: int | None  # where its columns are; None for what is read again from the file
     images: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # ordinals, once they are known
     categories: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     sound: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
 
     @classmethod
-    def of(cls, chunk: Chunk, *, keep: bool) -> Part:
-        items = chunk.items
-        found = _in_columns(items)
-        kept = found if keep else None
-        if isinstance(found, Columns):
+    def of(cls, chunk: Chunk, blocks: Blocks) -> Part:
+        items, keys, numbers, block = chunk.items, None, None, None
+        if isinstance(items[0], Annotation):  # and so are all others
+            columns = Columns.of(items)
+            numbers, block = columns.table(), blocks.append(msgspec.msgpack.encode(columns))
             keys = _whole([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
-            if keys is not None:
-                return cls(chunk.start, chunk.end, keys[0], keys[1:], found.numbers, kept)
+        if keys is not None:
+            return cls(chunk.start, chunk.end, keys[0], keys[1:], numbers, block)
         ids = np.empty(len(items), object)
         ids[:] = [own if is_id(own := get(item, "id")) else None for item in items]
-        return cls(chunk.start, chunk.end, ids, None, None, kept)
+        return cls(chunk.start, chunk.end, ids, None, None, block)
 
 
 def _whole(columns: list[list[Any]]) -> NDArray[np.int64] | None:
@@ -219,13 +235,14 @@ class Annotations:
         self._file, self._faults = file, faults
         self._forbidden, self._objection = forbidden, objection
         self._parts: list[Part] = []
+        self._blocks = Blocks()
 
     def add(self, chunk: Chunk) -> None:
         if chunk.items:
-            self._parts.append(Part.of(chunk, keep=self._file.size <= KEPT))
+            self._parts.append(Part.of(chunk, self._blocks))
 
     def _items(self, part: Part) -> list[Any]:
-        return part.kept if isinstance(part.kept, list) else self._file.again(part.start, part.end, Annotation)
+        return self._file.again(part.start, part.end, Annotation)
 
     def check(self, known: Known) -> int:
         """Find what each belongs to; the unsound become faults. Returns how many are sound."""
@@ -336,7 +353,7 @@ class Annotations:
         for part in self._parts:
             images = (part.images + np.int64(first.image))[part.sound].tolist()
             categories = (part.categories + np.int64(first.category))[part.sound].tolist()
-            found = part.kept or _in_columns(self._items(part))
+            found = self._found(part)
             if isinstance(found, Columns):
                 yield from found.only(part.sound).rows(ordinal, images, categories)
             else:
@@ -344,10 +361,12 @@ class Annotations:
                 yield (box_row(_loose(*one), Firsts()) for one in zip(count(ordinal), sound, images, categories))
             ordinal += len(images)
 
-
-def _in_columns(items: list[Any]) -> Columns | list[Any]:
-    """The annotations of a chunk by columns; as they are where some have other fields."""
-    return Columns.of(items) if isinstance(items[0], Annotation) else items
+    def _found(self, part: Part) -> Columns | list[Any]:
+        """The annotations of a part by columns; as they are where some have other fields."""
+        if part.block is not None:
+            return msgspec.msgpack.decode(self._blocks[part.block], type=Columns)
+        items = self._items(part)  # perhaps read in another way than at first: together with what cannot be
+        return Columns.of(items) if isinstance(items[0], Annotation) else items
 
 
 def _loose(number: int, raw: dict[str, Any], image: int, category: int) -> Box:

@@ -44,7 +44,7 @@ class JsonFile:
 
     def __init__(self, path: Path, expected: str) -> None:
         self.path, self.expected = path, expected
-        self.size = path.stat().st_size
+        self.size, self._stamp = path.stat().st_size, _stamp(path)
 
     def scan(self, lists: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """(key, value) of the object in order; for a list whose key is in `lists`, (key, Chunk) for every chunk, and at
@@ -76,7 +76,9 @@ class JsonFile:
             reader.end()
 
     def again(self, start: int, end: int, kind: Any) -> list[Any]:
-        """The items of a chunk that was there before."""
+        """The items of a chunk that was there before. Raises BadDataset where the file is another by now."""
+        if _stamp(self.path) != self._stamp:
+            raise self.broken("changed while it was read")
         with self.path.open("rb") as file:
             file.seek(start)
             data = b"[%b]" % file.read(end - start)
@@ -93,6 +95,12 @@ class JsonFile:
     def broken(self, seen: str) -> BadDataset:
         """The error for a file of which nothing can be read."""
         return BadDataset([Fault(file=str(self.path), item="the whole file", seen=seen, expected=self.expected)])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What tells that a file was written again."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 class _Reader:
@@ -279,12 +287,12 @@ class _Reader:
 
     def _check_characters(self, length: int) -> None:
         """The fast reader passes over what it keeps raw, so it would not notice."""
-        part = self._data[self._at : self._at + length]
-        if not part.isascii():
-            try:
-                part.decode()
-            except UnicodeDecodeError as error:
-                raise self._no_text(error.start) from error
+        if self._data.isascii():
+            return
+        try:
+            self._data[self._at : self._at + length].decode()
+        except UnicodeDecodeError as error:
+            raise self._no_text(error.start) from error
 
     def _no_text(self, at: int) -> BadDataset:
         return self._whole.broken(f"byte {self._start + self._at + at} of {self._whole.size} is no UTF-8")

@@ -4,8 +4,7 @@ make them queryable.
 The floor reads the bytes, decodes them with msgspec leaving polygons raw, inserts three tables in one sqlite3
 transaction and builds three indexes afterwards. It checks nothing and keeps no unknown field. Both run in fresh
 processes, one after the other in every round, and so does `COCO()` of pycocotools; ratios are medians of the rounds'.
-Beside the clock the processor time is told: what is left of a ratio where others use the disk. "Streamed" is what happens
-to files that are too large to be kept in memory, here with every file. Where datumaro is installed, its reading of a file like COCO
+Beside the clock the processor time is told: what is left of a ratio where others use the disk. Where datumaro is installed, its reading of a file like COCO
 train's, of 2,000 images, stands beside the same floor.
 """
 
@@ -53,7 +52,7 @@ class Shape:
 
 COCO = Shape(images=118_287, annotations=860_001, classes=80, points=25, crowds=0.012)
 LVIS = Shape(images=100_170, annotations=1_270_141, classes=1203, points=45, crowds=0, absent=3)
-NAMES = ("floor", "winnow", "pycocotools", "streamed")
+NAMES = ("floor", "winnow", "pycocotools")
 SMALL = 2000 / COCO.images  # what datumaro is given: it keeps an object for everything
 
 
@@ -86,9 +85,6 @@ def _measured(shape: Shape, rounds: int, prefix: str) -> dict[str, float]:
         "import_peak_mib": peaks["winnow"],
         "import_peak_to_file": peaks["winnow"] * 2**20 / size,
         "import_seconds": seconds["winnow"],
-        "streamed_ratio_to_floor": _ratio(taken, "streamed", "floor"),
-        "streamed_processor_ratio_to_floor": _ratio(taken, "streamed", "floor", "processor"),
-        "streamed_peak_mib": peaks["streamed"],
         "floor_seconds": seconds["floor"],
         "floor_peak_mib": peaks["floor"],
         "pycocotools_peak_mib": peaks["pycocotools"],
@@ -253,14 +249,6 @@ def winnow(file: Path, target: Path) -> Callable[[], None]:
     return work
 
 
-def streamed(file: Path, target: Path) -> Callable[[], None]:
-    """As Winnow reads a file that is too large to be kept."""
-    import db.formats.annotations as read
-
-    read.KEPT = 0
-    return winnow(file, target)
-
-
 def pycocotools(file: Path, target: Path) -> Callable[[], None]:
     """What users load such a file with; it stays in memory. What it prints is no figure."""
     from pycocotools.coco import COCO
@@ -287,9 +275,7 @@ def datumaro(file: Path, target: Path) -> Callable[[], None]:
 
 
 def _worker(variant: str, file: Path, target: Path) -> None:
-    variants = {
-        "floor": floor, "winnow": winnow, "pycocotools": pycocotools, "streamed": streamed, "datumaro": datumaro,
-    }  # fmt: skip
+    variants = {"floor": floor, "winnow": winnow, "pycocotools": pycocotools, "datumaro": datumaro}
     work = variants[variant](file, target)
     started, worked = time.perf_counter(), time.process_time()
     work()
