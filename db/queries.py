@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ class Queue(Record, frozen=True, kw_only=True):
     for it as against it). Candidates without the key of the order (no score, no class) come last.
 
     `spans` all hold. `text`: words that both texts together hold, each from its beginning; "quoted words" as they stand.
-    `says` is what the policy of the run says: accept, reject or pending. `strategy` is that of the writer.
+    `says` is what the policy of the run says: accept, reject or pending. `strategy` is that of the writer. With `free_for`, a
+    person's name, what others have on the screen is left out.
     `selection` is the token of candidates that somebody picked out. `audit` is the id of an audit: its sample in the order in
     which it was drawn, whatever `order` says, because only a beginning of that order says anything about the rest."""
 
@@ -86,6 +88,7 @@ class Queue(Record, frozen=True, kw_only=True):
     spans: tuple[Span, ...] = ()
     text: str = ""
     says: str | None = None
+    free_for: str | None = None
 
     @property
     def weighed(self) -> bool:
@@ -112,6 +115,10 @@ def matching(queue: Queue, *, human: bool = True) -> list[ColumnElement[bool]]:
     if queue.audit is not None:
         drawn = schema.audit_item.c
         wanted.append(c.id.in_(select(drawn.candidate_id).where(drawn.audit_id == queue.audit)))
+    if queue.free_for is not None:
+        lease = schema.lease.c
+        held = (lease.candidate_id == c.id, lease.until >= time.time(), lease.reviewer != queue.free_for)
+        wanted.append(~exists().where(*held))
     if human:
         wanted += _decided(queue)
     return wanted

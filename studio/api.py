@@ -348,6 +348,7 @@ def _handed_out(
     queue = asked.queue()
     if asked.audit is not None or asked.human != "undecided":
         return finder.page(queue, cursor=start, limit=asked.limit, cluster=asked.cluster)
+    queue = msgspec.structs.replace(queue, free_for=asked.reviewer)
     seconds = store.people.second_looks(asked.dataset, asked.reviewer, max(1, asked.limit // 4))
     second = store.review.shown(msgspec.structs.replace(queue, human="any"), seconds)
     cursor: list[Any] | None = start

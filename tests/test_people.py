@@ -59,6 +59,22 @@ def test_two_people_are_never_given_the_same_candidate(client: TestClient, ids: 
     assert shown(client, "ann") == ids[:4], "what one has on the screen stays one's own"
 
 
+@pytest.mark.parametrize("order", ["oldest", "random", "class", "disagree"])
+def test_what_others_hold_is_passed_over_in_one_step(
+    client: TestClient, store: Store, ids: list[int], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """Every step is a write: with fifty people, who hold thousands, a page took fifty of them."""
+    everything = shown(client, "nobody", order=order, limit=12)
+    store.people.leave("nobody", ids)
+    held = [i for i in everything if i not in everything[8:10]]
+    store.people.take(held, "ann")
+    asked: list[list[int]] = []
+    take = store.people.take
+    monkeypatch.setattr(store.people, "take", lambda wanted, who: asked.append(list(wanted)) or take(wanted, who))
+    assert shown(client, "bob", order=order, limit=2) == everything[8:10]
+    assert asked == [everything[8:10]]
+
+
 def test_a_lease_ends_by_itself_and_by_a_verdict(store: Store, ids: list[int]) -> None:
     assert store.people.take(ids[:3], "ann") == set(ids[:3])
     assert store.people.take(ids[:4], "bob") == {ids[3]}

@@ -66,13 +66,17 @@ def is_encodable(text: str) -> bool:
     return text.isascii() or not SURROGATE.search(text)
 
 
-def _are_plain(values: Iterable[object]) -> bool:
+def _are_plain(values: Iterable[object], *, lists: bool = False) -> bool:
+    """Whether all values are short work: ASCII texts, whole numbers of 64 bits, None; or lists of these, where `lists` may be."""
     for value in values:
         if type(value) is str:
             if not value.isascii():
                 return False
         elif type(value) is int:
             if not -WHOLE <= value < WHOLE:
+                return False
+        elif type(value) is list and lists:
+            if not _are_plain(value):
                 return False
         elif value is not None:
             return False
@@ -84,7 +88,7 @@ def unstorable(value: object) -> str | None:
 
     NaN and infinity are no JSON, whole numbers beyond 64 bits and half surrogate pairs have no place in a database.
     """
-    if isinstance(value, dict) and _are_plain(value) and _are_plain(value.values()):
+    if isinstance(value, dict) and _are_plain(value) and _are_plain(value.values(), lists=True):
         return None  # the common case, in few steps
     pending: list[tuple[object, int]] = [(value, 0)]
     while pending:

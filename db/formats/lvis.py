@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ class Split(coco.Split):
         return Annotations(self._file, self.faults, self._forbidden, objection)
 
     def _forbidden(self, images: NDArray[np.int32], categories: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return np.isin(images.astype(np.int64) * len(self._known) + categories, np.frombuffer(self._absent, np.int64))
+        pairs = images.astype(np.int64) * len(self._known) + categories
+        return self._ordered[np.searchsorted(self._ordered, pairs)] == pairs
+
+    @cached_property
+    def _ordered(self) -> NDArray[np.int64]:
+        """The pairs that may not go together, once all images were read, and one that is larger than any."""
+        return np.append(np.unique(np.array(self._absent, np.int64)), np.iinfo(np.int64).max)
 
     def categories(self) -> list[Category]:
         found = [category for category in super().categories() if self._sound_category(category)]
