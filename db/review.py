@@ -540,11 +540,12 @@ class Review:
             for run_id in run_ids:
                 _give(connection, run_id, policy)
 
-    def policies(self, dataset_id: int) -> dict[int, Policy]:
-        """Run id -> policy, for every run of the data set that was given one."""
+    def policies(self, dataset_id: int, runs: Sequence[int] | None = None) -> dict[int, Policy]:
+        """Run id -> policy, for every run of the data set that was given one; of `runs` only, where these are named."""
         table = schema.run.c
+        query = select(table.id, table.options).where(table.dataset_id == dataset_id)
         with self._db.read() as connection:
-            rows = connection.execute(select(table.id, table.options).where(table.dataset_id == dataset_id)).all()
+            rows = connection.execute(query if runs is None else query.where(table.id.in_(runs))).all()
             ids = {row.id: unpack(row.options, dict[str, Any]()).get("policy_id") for row in rows}
             known = {row.id: _policy(row) for row in connection.execute(select(schema.policy))}
         return {run: known[policy] for run, policy in ids.items() if policy in known}

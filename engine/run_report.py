@@ -79,7 +79,7 @@ def report(store: Store, run_id: int) -> RunReport:
     run = store.ledger.run(run_id)
     if run.kind is not RunKind.GENERATE or run.dataset_id is None:
         raise WinnowError(f"Run {run_id} ({run.kind}) makes no candidates; a report is of a generate run.")
-    policy = store.review.policies(run.dataset_id).get(run_id)
+    policy = store.review.policies(run.dataset_id, [run_id]).get(run_id)
     table = store.review.columns(run.dataset_id).where(run=run_id)
     said = _said(table, policy)
     cost = _spent(store, run_id)

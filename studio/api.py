@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
@@ -24,18 +25,20 @@ from starlette.concurrency import run_in_threadpool
 from db.edits import Annotations, Correction, Version, content_faults, draft_of
 from db.errors import DiskFull, NotFound, Unwritable, WinnowError
 from db.queries import Queue, Span
+from db.ranking import COMPUTED
 from db.records import WHOLE, Candidate, Content, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
 from db.review import Saved, among
 from db.store import Store
 from db.users import Role, User
 from studio import static, views
-from studio.finding import Finder
+from studio.finding import SIMILAR, Finder
 from studio.thumbs import SIZES, Thumbs
 
 STATES = ("undecided", "accept", "reject", "skip")  # in the order of the codes of `Table.human`
 MAX_BODY = 2**20
 MAX_VERDICTS = 500
 SHRINKING = 4  # thumbnails made at once
+READERS = 2  # pages of cards made at once: more only take Python's lock from each other, and from those who decide
 STATUS = {NotFound: 404, DiskFull: 507, Unwritable: 503}
 RETRY_SECONDS = 5
 MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
@@ -114,6 +117,12 @@ class Asked(Wanted):
     cursor: str = Field("", max_length=400)
     limit: int = Field(32, ge=1, le=100)
     reviewer: str = Field("local", max_length=200)  # whose looks of an audit are behind them
+
+    @property
+    def slow(self) -> bool:
+        """Whether it takes the columns or the vectors, which are first read into memory."""
+        weighed = self.cluster is not None or self.queue().weighed
+        return weighed or self.order in COMPUTED or self.order.startswith(SIMILAR)
 
 
 class Held(BaseModel):
@@ -209,15 +218,13 @@ def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
         """What the controls of the page offer, for the named data set or the one worked on last."""
         return answer(_setup(store, dataset))
 
+    desk = CapacityLimiter(READERS)
+
     @routes.get("/api/review/next")
-    def following(asked: Annotated[Asked, Query()]) -> Response:
+    async def following(asked: Annotated[Asked, Query()]) -> Response:
         """Cards, and the cursor of the page after them. Of what is still to be decided, nobody is given what somebody else has
         on the screen."""
-        store.datasets.get(asked.dataset)
-        start = cursor_of(asked.cursor) or _looked(store, asked)
-        found, cursor = _handed_out(store, finder, asked, start)
-        shown = None if cursor is None else msgspec.json.encode(cursor).decode()
-        return answer({"cards": _cards(store, asked, found), "next": shown})
+        return await to_thread.run_sync(_page, store, finder, asked, limiter=None if asked.slow else desk)
 
     @routes.post("/api/review/leases", dependencies=[Depends(from_our_pages)])
     def leases(held: Held) -> Response:
@@ -258,6 +265,14 @@ def _add_review(routes: APIRouter, store: Store, finder: Finder) -> None:
         await run_in_threadpool(_refuse_faulty, store, delivered)
         saved = await run_in_threadpool(_decided, store, delivered, request)
         return answer(saved, 409 if any(one.status == "conflict" for one in saved) else 200)
+
+
+def _page(store: Store, finder: Finder, asked: Asked) -> Response:
+    store.datasets.get(asked.dataset)
+    start = cursor_of(asked.cursor) or _looked(store, asked)
+    found, cursor = _handed_out(store, finder, asked, start)
+    shown = None if cursor is None else msgspec.json.encode(cursor).decode()
+    return answer({"cards": _cards(store, asked, found), "next": shown})
 
 
 def _refuse_faulty(store: Store, delivered: Sequence[NewVerdict]) -> None:

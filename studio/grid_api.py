@@ -213,7 +213,8 @@ def _tiles(store: Store, found: Sequence[Candidate], reviewer: str) -> list[dict
     images = store.datasets.images_of(list({one.image_id for one in found}))
     boxes = {box.id: box for own in store.datasets.boxes_of(list(images)).values() for box in own}
     names = {category.id: category.name for category in store.datasets.categories(dataset)}
-    policies, scores = store.review.policies(dataset), store.review.scores_of(ids)
+    policies = store.review.policies(dataset, list({one.run_id for one in found}))
+    scores = store.review.scores_of(ids)
     held, unseen = store.people.holders(ids, reviewer), store.people.unseen(ids, reviewer)
     tiles = []
     for one in found:

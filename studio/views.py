@@ -136,8 +136,8 @@ def cards(store: Store, candidates: Sequence[Candidate]) -> list[Json]:
     corrections = store.review.corrections([candidate.id for candidate in candidates if candidate.human == "edit"])
     scores = store.review.scores_of([candidate.id for candidate in candidates])
     names = {category.id: category.name for category in store.datasets.categories(dataset_id)}
-    policies = store.review.policies(dataset_id)
     runs = {run_id: store.ledger.run(run_id) for run_id in {candidate.run_id for candidate in candidates}}
+    policies = store.review.policies(dataset_id, list(runs))
     return [
         card(
             candidate,

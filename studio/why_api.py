@@ -50,7 +50,7 @@ def candidate(store: Store, candidate_id: int) -> Json:
     """Everything that led to a candidate, and all that used it. Raises NotFound."""
     one = store.review.candidate(candidate_id)
     run = store.ledger.run(one.run_id)
-    policy = store.review.policies(one.dataset_id).get(run.id)
+    policy = store.review.policies(one.dataset_id, [run.id]).get(run.id)
     verdicts = store.review.verdicts(candidate_id, limit=200)
     return {
         "card": views.cards(store, [one])[0],

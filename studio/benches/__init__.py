@@ -30,6 +30,12 @@ def _review(scale: float, size: int | None = None) -> dict[str, Any]:
     return run(scale) if size is None else run(scale, sizes=(size,))
 
 
+def _load(scale: float, size: int | None = None) -> dict[str, Any]:
+    from studio.benches.load import run
+
+    return run(scale, size)
+
+
 def _paint(scale: float, model: str | None = None) -> dict[str, Any]:
     from studio.benches.paint import run
 
@@ -59,6 +65,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "export": _exports,
     "scale": _scale,
     "review": _review,
+    "load": _load,
     "paint": _paint,
     "filter": _filter,
     "lab": _lab,

@@ -64,8 +64,9 @@ def fill(home: Path, candidates: int, runs: int = RUNS) -> int:
     store = Store(home)
     try:
         dataset = lab.build(store, candidates)
-        waiting = {"dataset_id": dataset, "recipe": "", "options": {}, "seed": 0, "versions": {}}
-        first = store.ledger.create_run(RunKind.GENERATE, "waits", **waiting).id
+        first = store.ledger.create_run(
+            RunKind.GENERATE, "waits", dataset_id=dataset, recipe="", options={}, seed=0, versions={}
+        ).id
     finally:
         store.close()
     connection: Any = sqlite_module().connect(home / "winnow.db")

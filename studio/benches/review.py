@@ -112,14 +112,14 @@ def _figures(folder: Path, count: int, steps: int) -> dict[str, float]:
     home, began = folder / "home", time.perf_counter()
     wanted = build(home, folder / "images", count)
     building = time.perf_counter() - began
-    with _served("studio", home) as address:
+    with served("studio", home) as (address, _):
         first = _first_card(address)
         ours = _measure(f"{address}/review", SHOWN, wanted, steps)
         grid = _grid(address)
         _complete(home, WARM_UP + steps, "the keyboard")
         writes, answered = _people(address, home)
         lost = answered + WARM_UP + steps - _verdicts(home)
-    with _served("plain", home) as address:
+    with served("plain", home) as (address, _):
         plain = _measure(address, "#before img, #after img", wanted, min(steps, PLAIN_STEPS))
     return {
         "key_to_painted_p50_ms": statistics.median(ours),
@@ -381,7 +381,8 @@ def _page() -> Iterator[Any]:
 
 
 @contextmanager
-def _served(variant: str, home: Path) -> Iterator[str]:
+def served(variant: str, home: Path) -> Iterator[tuple[str, int]]:
+    """The address and the process of a server: "studio" on a store, or the "plain" page on its candidates."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -390,7 +391,7 @@ def _served(variant: str, home: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     try:
         _await(address, server)
-        yield address
+        yield address, server.pid
     finally:
         server.terminate()
         server.wait(20)

@@ -29,14 +29,14 @@ app.add_typer(measure, name="measure", rich_help_panel="Measure")
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="import, export, scale, review, paint, filter, lab or train")],
+    name: Annotated[str, typer.Argument(help="import, export, scale, review, load, paint, filter, lab or train")],
     scale: Annotated[float, typer.Option(min=0.0001, help="1 is the full size")] = 1.0,
     model: Annotated[
         str | None, typer.Option(help="for paint and filter: a folder or hub id instead of their own model")
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="candidates: of the only store of review; of one store more, of scale (up to 5,000,000)"),
+        typer.Option(help="candidates: of the only store of review, load or scale (up to 5,000,000)"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,8 +46,8 @@ def bench(
     result = BENCHES.get(name)
     if result is None:
         raise WinnowError(f"No bench named {name!r}. Known: {', '.join(BENCHES)}.")
-    if size is not None and name not in ("review", "scale"):
-        raise WinnowError("--size is for the benches `review` and `scale`; the others take --scale.")
+    if size is not None and name not in ("review", "load", "scale"):
+        raise WinnowError("--size is for the benches `review`, `load` and `scale`; the others take --scale.")
     choice = size if model is None else model
     with redirect_stdout(sys.stderr):  # libraries that print must not stand before the JSON
         figures = result(scale) if choice is None else result(scale, choice)
