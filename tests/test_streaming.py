@@ -8,7 +8,8 @@ import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,21 @@ def test_an_import_keeps_a_few_bytes_of_every_box(tmp_path: Path, monkeypatch: p
     for boxes in (4, 20, 100):  # the first fills what Python keeps
         formats.write(made(40, boxes), tmp_path / f"{boxes}", format)
         peaks.append(peak(formats.read, tmp_path / f"{boxes}", format=format, annotations_only=True))
+    assert peaks[2] - peaks[1] < OF_BOX * 40 * (100 - 20)
+
+
+def test_of_boxes_that_no_expression_names_refcoco_keeps_a_few_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonstream, "CHUNK", 2**13)
+    monkeypatch.setattr(spool, "BLOCK", 64)
+    peaks = []
+    for boxes in (4, 20, 100):
+        document = made(40, boxes)
+        named = replace(document, phrases=lambda document=document: islice(document.phrases(), 10))
+        formats.write(named, tmp_path / f"{boxes}", "refcoco")
+        peaks.append(peak(formats.read, tmp_path / f"{boxes}", annotations_only=True))
+        assert len(list(formats.read(tmp_path / f"{boxes}", annotations_only=True).phrases())) == 10
     assert peaks[2] - peaks[1] < OF_BOX * 40 * (100 - 20)
 
 

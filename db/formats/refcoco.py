@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
+from db.codec import Firsts, source_id_in
 from db.document import Document
 from db.errors import WinnowError
 from db.formats import coco, pickles
@@ -22,7 +23,7 @@ from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_storable, is_split, is_text, short
 from db.formats.reading import broken, entries, load_json, without
 from db.formats.writing import replaced, with_unique_ids
-from db.records import Box, Image, Phrase
+from db.records import Phrase
 from db.spool import Spool
 
 INSTANCES, WRITTEN = "instances.json", "refs(winnow).json"
@@ -47,8 +48,10 @@ def read(path: Path) -> Document:
     value = pickles.load(refs) if refs.suffix == ".p" else load_json(refs, EXPECTED)
     if not isinstance(value, list):
         raise broken(refs, f"a {type(value).__name__} at the top", EXPECTED)
-    reader = _Reader(document, Faults(str(refs)))
-    for item, ref in entries(reader.faults, value, "reference"):
+    faults = Faults(str(refs))
+    found = entries(faults, value, "reference")
+    reader = _Reader(document, faults, {ref["ann_id"] for _, ref in found if is_id(ref.get("ann_id"))})
+    for item, ref in found:
         reader.read(item, ref)
     return replace(
         document,
@@ -70,14 +73,23 @@ def _references(path: Path) -> Path:
     return found[0]
 
 
-class _Reader:
-    """Gathers the phrases of references to the boxes of a document."""
+class _Place(NamedTuple):
+    """What an expression needs to know of its box. There may be many boxes that no expression names."""
 
-    def __init__(self, document: Document, faults: Faults) -> None:
+    id: int
+    image_id: int
+    category_id: int | None
+
+
+class _Reader:
+    """Gathers the phrases of references to the boxes of a document, of which those with the ids `named` are known."""
+
+    def __init__(self, document: Document, faults: Faults, named: set[Any]) -> None:
         self.faults = faults
         self.phrases: Spool[Phrase] = Spool(Phrase)
         self.splits: dict[int, str] = {}
-        self._boxes: dict[Any, Box] = {box.source_id: box for box in document.boxes()}
+        rows = ((source_id_in(row[3]), _Place(*row[:3])) for row in document.box_rows(Firsts()))
+        self._boxes = {own: place for own, place in rows if own in named}
         self._images: dict[int, Any] = {image.id: image.source_id for image in document.images()}
         self._categories: dict[int | None, Any] = {c.id: c.source_id for c in document.categories}
         self._seen: set[Any] = set()
@@ -103,7 +115,7 @@ class _Reader:
         elif check_storable(self.faults, item, ref):
             self._sentences(item, ref, box)
 
-    def _sentences(self, item: str, ref: dict[str, Any], box: Box) -> None:
+    def _sentences(self, item: str, ref: dict[str, Any], box: _Place) -> None:
         found = entries(self.faults, ref.get("sentences"), f"{item}, sentence")
         if not found:
             self.faults.add(item, f"sentences {short(ref.get('sentences'))}", "at least one sentence")
@@ -150,10 +162,13 @@ class _References:
     def __init__(self, document: Document) -> None:
         self._own = document.format == "refcoco"
         self._ids = coco.Ids(document)
-        self._images: dict[int, Image] = {image.id: image for image in document.images()}
-        self._boxes = {box.id: box for box in document.boxes() if box.category_id is not None}
         found = sorted(document.phrases(), key=lambda phrase: phrase.id)
         held = [phrase for phrase in found if phrase.holds and len(phrase.box_ids) == 1]
+        named = {phrase.box_ids[0] for phrase in held}
+        places = (_Place(*row[:3]) for row in document.box_rows(Firsts()))
+        self._boxes = {place.id: place for place in places if place.id in named and place.category_id is not None}
+        shown = {place.image_id for place in self._boxes.values()}
+        self._images = {image.id: image for image in document.images() if image.id in shown}
         held = [phrase for phrase in held if phrase.box_ids[0] in self._boxes]
         self.unheld = len(found) - len(held)
         self._refs = coco.numbered((phrase.id, self._kept(phrase, "ref").get("ref_id")) for phrase in held)
