@@ -27,9 +27,10 @@ from db.errors import DiskFull, NotFound, Unwritable, WinnowError
 from db.queries import Queue, Span
 from db.ranking import COMPUTED
 from db.records import WHOLE, Candidate, Content, Dataset, Decision, Kind, NewVerdict, RunKind, Verdict
-from db.review import Saved, among
+from db.review import among
 from db.store import Store
 from db.users import Role, User
+from db.verdicts import Saved
 from studio import static, views
 from studio.finding import SIMILAR, Finder
 from studio.thumbs import SIZES, Thumbs

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from db.columns import ACCEPT, PENDING, REJECT, Table, automatic
 from db.errors import Unwritable, WinnowError
 from db.records import WHOLE, Box, Candidate, Decision, Image, Policy, Record, RunKind, Score
-from db.review import Together
 from db.store import Store
+from db.verdicts import Together
 from engine.filters import FILTERS
 from studio import views
 from studio.api import Route, RowId, Wanted, answer, chosen_dataset, cursor_of, from_our_pages, of_others

@@ -39,14 +39,16 @@ import db.formats
 import db.ledger
 import db.migrate
 import db.review
+import db.verdicts
 import engine.jobs
 from db.database import sqlite_module
 from db.errors import WinnowError
 from db.ledger import Ledger
 from db.records import Decision, NewVerdict
-from db.review import Review, Saved
+from db.review import Review
 from db.store import Store
 from db.users import Role, User
+from db.verdicts import Saved
 
 __all__ = ["conclude", "execute", "plan"]
 
@@ -80,12 +82,12 @@ def _early_answers(patch: Patch) -> None:
 
 
 def _forgetful_of_names(patch: Patch) -> None:
-    append = db.review._append
+    append = db.verdicts._append
 
     def anew(connection: Any, verdict: NewVerdict, *more: Any) -> Saved:
         return append(connection, msgspec.structs.replace(verdict, op_id=f"{verdict.op_id}/{uuid.uuid4()}"), *more)
 
-    patch.setattr(db.review, "_append", anew)
+    patch.setattr(db.verdicts, "_append", anew)
 
 
 def _repeating_targets(patch: Patch) -> None:
@@ -120,8 +122,8 @@ def _deferred(patch: Patch) -> None:
 
 
 def _by_the_clock(patch: Patch) -> None:
-    log = db.review._log
-    patch.setattr(db.review, "_log", lambda *given: sorted(log(*given), key=lambda one: -one.at))
+    log = db.verdicts.log_of
+    patch.setattr(db.verdicts, "log_of", lambda *given: sorted(log(*given), key=lambda one: -one.at))
 
 
 @contextmanager
@@ -186,7 +188,7 @@ PROTECTIONS: Mapping[str, Callable[[Patch], None]] = {
     "the answer after the commit": _early_answers,
     "one verdict for a name": _forgetful_of_names,
     "one candidate for a target": _repeating_targets,
-    "the version a person saw": lambda patch: patch.setattr(db.review, "_refused", lambda *given: None),
+    "the version a person saw": lambda patch: patch.setattr(db.verdicts, "_refused", lambda *given: None),
     "the order of the log": _by_the_clock,
     "the fence": _no_fence,
     "heartbeats": lambda patch: patch.setattr(Ledger, "heartbeat", lambda *given: None),

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from db.errors import WinnowError
 from db.queries import Queue
 from db.records import Dataset, Decision, NewVerdict, Rule, Score
-from db.review import Together
 from db.store import Store
+from db.verdicts import Together
 from studio import people_api
 from studio.api import router
 

@@ -26,9 +26,9 @@ from db.document import Document
 from db.migrate import migrate, schema_of
 from db.queries import Queue
 from db.records import Category, Decision, Image, Kind, NewCandidate, NewVerdict
-from db.review import Together
 from db.shared import Shared
 from db.store import Store
+from db.verdicts import Together
 
 c = schema.candidate.c
 KINDS = (Kind.INSTANCE, Kind.NEGATIVE_TEXT)
