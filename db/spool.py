@@ -39,7 +39,8 @@ class Blocks:
             while written < len(data):
                 written += os.pwrite(self._file.fileno(), data[written:], self._ends[-1] + written)
         except OSError as error:
-            raise not_written(error, f"A temporary file in {tempfile.gettempdir()} cannot be written") from error
+            what = f"A temporary file in {tempfile.gettempdir()} (TMPDIR may name another place) cannot be written"
+            raise not_written(error, what) from error
         self._ends.append(self._ends[-1] + len(data))
         return len(self) - 1
 
