@@ -189,6 +189,7 @@ PROTECTIONS: Mapping[str, Callable[[Patch], None]] = {
     "one verdict for a name": _forgetful_of_names,
     "one candidate for a target": _repeating_targets,
     "the version a person saw": lambda patch: patch.setattr(db.verdicts, "_refused", lambda *given: None),
+    "what others hold": lambda patch: patch.setattr("db.people.People.take", lambda self, ids, *given: set(ids)),
     "the order of the log": _by_the_clock,
     "the fence": _no_fence,
     "heartbeats": lambda patch: patch.setattr(Ledger, "heartbeat", lambda *given: None),

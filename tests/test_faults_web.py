@@ -21,10 +21,11 @@ import uvicorn
 from conftest import candidates, leased, small_document
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from faults import Fork, kept, kill, must_fail_without, promised, start, wait_for
+from faults import Broken, Fork, kept, kill, must_fail_without, promised, start, wait_for
 
 from db import formats
 from db.database import PRAGMAS
+from db.errors import WinnowError
 from db.store import Store
 from studio import api
 from studio.app import create_app
@@ -253,6 +254,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@must_fail_without("what others hold")
 @pytest.mark.parametrize(("people", "seconds"), [(5, 2.0), pytest.param(50, 30.0, marks=pytest.mark.fault)])
 def test_fifty_people_at_once_lose_nothing_and_the_server_does_not_grow(
     large: Path, record_property: Any, people: int, seconds: float
@@ -261,6 +263,8 @@ def test_fifty_people_at_once_lose_nothing_and_the_server_does_not_grow(
     server = Served(large, routes_alone)
     try:
         found = load.judge(large, server.address, server.pid, people=people, seconds=seconds, pace=1.0)
+    except WinnowError as error:
+        raise Broken(str(error)) from error
     finally:
         server.kill()
     for name, value in found.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import secrets
 import tempfile
 import threading
 import time
@@ -152,12 +153,13 @@ def judge(home: Path, address: str, pid: int, *, people: int, seconds: float, pa
 
     Raises WinnowError when a request was refused, or a verdict was lost or stored twice.
     """
-    staff = [Person(address, f"person {n} of {people}") for n in range(people)]
+    shift = secrets.token_hex(4)
+    staff = [Person(address, f"{shift} {n}") for n in range(people)]
     began = time.monotonic()
     with ThreadPoolExecutor(people) as pool, _watched(home, pid) as seen:
         turns = [began + pace * n / people for n in range(people)]
         list(pool.map(lambda person, turn: person.work(turn, began + seconds, pace), staff, turns))
-    _complete(home, {op_id for person in staff for op_id in person.decided})
+    _complete(home, shift, {op_id for person in staff for op_id in person.decided})
     verdicts = [taken for person in staff for taken in person.verdicts]
     pages = [taken for person in staff for taken in person.pages]
     resident = [memory for memory, _ in seen[int(WARM * len(seen)) :]]
@@ -175,14 +177,12 @@ def judge(home: Path, address: str, pid: int, *, people: int, seconds: float, pa
     }
 
 
-def _complete(home: Path, answered: set[str]) -> None:
+def _complete(home: Path, shift: str, answered: set[str]) -> None:
     connection: Any = sqlite_module().connect(home / "winnow.db")
-    prefixes = {op_id.rpartition("-")[0] for op_id in answered}
-    stored = [op_id for (op_id,) in connection.execute("SELECT op_id FROM verdict WHERE op_id LIKE 'person %'")]
+    stored = [op_id for (op_id,) in connection.execute("SELECT op_id FROM verdict WHERE op_id LIKE ?", (f"{shift} %",))]
     connection.close()
-    own = [op_id for op_id in stored if op_id.rpartition("-")[0] in prefixes]
-    if set(own) != answered or len(own) != len(answered):
-        raise WinnowError(f"{len(answered)} verdicts were answered as saved, {len(own)} are stored.")
+    if sorted(stored) != sorted(answered):
+        raise WinnowError(f"{len(answered)} verdicts were answered as saved, {len(stored)} are stored.")
 
 
 @contextmanager
