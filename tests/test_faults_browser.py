@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import candidates, leased, small_document
-from faults import OFF, must_fail_without, promised
+from faults import OFF, must_fail_without, promised, wait_for
 from test_faults_web import Served
 
 from db.records import Category, Dataset, Decision, NewVerdict, RunKind, Score
@@ -127,13 +127,9 @@ def cookie(store: Store, name: str, role: Role) -> dict[str, str]:
 
 
 @pytest.mark.fault
-@must_fail_without("the outbox")
 def test_a_page_outlives_restarts_and_the_end_of_its_session(context: sync_api.BrowserContext, tmp_path: Path) -> None:
     """With the server gone one goes on deciding; when it is back all is sent and the same candidate is there. Half-way the
     session ends: the outbox waits until the person has signed in again."""
-    forgets = os.environ.get(OFF) == "the outbox"
-    if forgets:
-        context.add_init_script(FORGETS)
     store, dataset, ids = filled(tmp_path / "home", tmp_path, 3 * RESTARTS + 10)
     server = Served(tmp_path / "home", partial(create_app, sign_in=True))
     meant: list[tuple[int, str]] = []
@@ -151,11 +147,10 @@ def test_a_page_outlives_restarts_and_the_end_of_its_session(context: sync_api.B
             assert saved(page), "what was decided meanwhile is not sent"
             see(page, ids[len(meant)])
             assert logged(store) == meant
-            if forgets or number == RESTARTS // 2:
+            if number == RESTARTS // 2:
                 meant += _signed_out(context, page, store, server, ids, meant)
                 page.goto(f"{server.address}/review?dataset={dataset.id}")
-                page.wait_for_selector(".review[data-unsaved='0'][data-shown]", timeout=MINUTE)
-                promised(logged(store) == meant, f"{len(logged(store))} of {len(meant)} decisions came through")
+                assert wait_for(lambda all_=list(meant): logged(store) == all_, 60)
                 see(page, ids[len(meant)])
     finally:
         server.kill()
