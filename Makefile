@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HOME_DEMO ?= $(CURDIR)/.demo
 PORT ?= 7860
 
-.PHONY: demo test serve check bench test-slow test-cluster faults clean
+.PHONY: demo test serve check bench test-slow test-cluster faults faults-outside faults-inside clean
 
 demo: $(VENV)/.ready
 	@$(BIN)/winnow demo --home "$(HOME_DEMO)" --port $(PORT)
@@ -19,13 +19,18 @@ test: $(VENV)/.ready-dev
 test-slow: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m slow
 
-# What is promised, under faults; about twenty minutes on two cores that have nothing else to do. tests/test_faults_table.py says
-# which test keeps which promise.
-FAULTS = tests/test_faults_*.py tests/test_kill_web.py tests/test_jobs.py tests/test_ledger.py tests/test_writer.py \
-  tests/test_migrate.py tests/test_limited.py tests/test_outbound.py tests/test_auth.py tests/test_roots.py \
-  tests/test_security.py tests/test_app.py
+# What is promised, under faults: two halves side by side, about twenty minutes on two cores. tests/test_faults_table.py says which
+# test keeps which promise.
+OUTSIDE = tests/test_faults_browser.py tests/test_faults_web.py tests/test_faults_jobs.py tests/test_faults_gate.py tests/test_kill_web.py \
+  tests/test_jobs.py tests/test_outbound.py tests/test_roots.py tests/test_app.py
+INSIDE = $(filter-out $(OUTSIDE),$(wildcard tests/test_faults_*.py)) tests/test_ledger.py tests/test_writer.py tests/test_migrate.py \
+  tests/test_limited.py tests/test_auth.py tests/test_security.py
 faults: $(VENV)/.ready-dev
-	@$(BIN)/python -m pytest -m "not gpu" --durations=10 $(FAULTS)
+	@$(MAKE) --no-print-directory -j2 faults-outside faults-inside
+faults-outside:
+	@$(BIN)/python -m pytest -m "not gpu" --durations=10 $(OUTSIDE)
+faults-inside:
+	@$(BIN)/python -m pytest -m "not gpu" --durations=10 $(INSIDE)
 
 # Several machines: what a store promises on PostgreSQL as on a file, and a cluster of processes with real servers.
 STORE = tests/test_postgres.py tests/test_ledger.py tests/test_writer.py tests/test_review.py tests/test_people.py tests/test_columns.py \
