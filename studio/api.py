@@ -371,9 +371,7 @@ def _handed_out(
     while cursor is not None:
         found, cursor = finder.page(queue, cursor=cursor, limit=asked.limit, cluster=asked.cluster)
         ours = store.people.take([one.id for one in (*found, *second)], asked.reviewer)
-        found = store.review.shown(
-            queue, [one.id for one in found if one.id in ours]
-        )  # whoever held it may have decided
+        found = store.review.shown(queue, [one.id for one in found if one.id in ours])  # its holder may have decided
         ours &= store.people.unseen([one.id for one in second], asked.reviewer)
         mixed = _mixed(found, [one for one in second if one.id in ours])
         if mixed:

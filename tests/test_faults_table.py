@@ -125,7 +125,8 @@ PROMISES: dict[str, list[str]] = {
     ],
 }
 
-MEASURED = {"10"}  # no run without its protection yet: with the storage of 9 off, what was decided still arrives, from memory
+# No run without its protection yet: with the storage that 9 switches off, what was decided still arrives, from memory.
+MEASURED = {"10"}
 
 
 def functions(file: str) -> dict[str, ast.FunctionDef]:
