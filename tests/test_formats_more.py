@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import stat
 import zipfile
@@ -24,7 +23,7 @@ from test_formats import content, through_the_store
 
 from db import formats
 from db.errors import BadDataset, WinnowError
-from db.formats import flickr30k, jsonstream, pickles, yolo
+from db.formats import flickr30k, jsonstream, yolo
 from db.records import Box
 from db.store import Store
 
@@ -239,7 +238,8 @@ def test_d3_comes_back_as_it_was_with_arrays_as_lists(tmp_path: Path, store: Sto
     assert [(p.text, p.holds) for p in document.phrases()] == [("a dog", True), ("a dog without a leash", False)]
     again = through_the_store(store, document, tmp_path / "out", "d3")
     assert content(again) == content(document)
-    assert {name: pickles.load(tmp_path / f"out/{name}.pkl") for name in d3()} == d3()
+    written = {name: (tmp_path / f"out/{name}.pkl").read_bytes() for name in d3()}
+    assert {name: pickle.loads(data) for name, data in written.items()} == d3()  # noqa: S301 (our own)
 
 
 def test_flickr30k_comes_back_tag_for_tag(tmp_path: Path, store: Store) -> None:
@@ -508,31 +508,6 @@ def test_yaml_with_more_than_plain_values_is_refused(tmp_path: Path, text: str) 
 def test_flickr30k_faults_are_named(tmp_path: Path, xml: str, sentences: str, expected: str) -> None:
     document = formats.read(flickr_folder(tmp_path / "in", xml, sentences), annotations_only=True)
     assert any(expected in fault.expected for fault in document.faults)
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return (os.mkdir, ("hacked",))
-
-
-@pytest.mark.parametrize(
-    "data", [pickle.dumps([Hostile()]), pickle.dumps(len), b"", b"\x80\x04X\xff", b"cos\nsystem\n."]
-)
-def test_a_pickle_that_is_more_than_data_does_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.p").write_bytes(data)
-    with pytest.raises(BadDataset, match=r"a\.p"):
-        pickles.load(tmp_path / "a.p")
-    assert not (tmp_path / "hacked").exists()
-
-
-@pytest.mark.parametrize("protocol", range(5))
-def test_arrays_and_scalars_of_a_pickle_are_plain_values(tmp_path: Path, protocol: int) -> None:
-    value = {"a": np.arange(6, dtype=">i4").reshape(2, 3).T, "b": np.float32(2.5), "c": b"\xff", "d": (np.bool_(True),)}
-    (tmp_path / "a.p").write_bytes(pickle.dumps(value, protocol=protocol))
-    assert pickles.load(tmp_path / "a.p") == {"a": [[0, 3], [1, 4], [2, 5]], "b": 2.5, "c": b"\xff", "d": (True,)}
 
 
 # Zips

@@ -465,7 +465,7 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-UNPICKLES = {"db/formats/pickles.py"}  # a reader that looks no name up
+UNPICKLES = {"db/formats/pickles.py"}  # a reader that looks no name up, and reads what it put aside itself
 
 
 def test_nothing_from_outside_is_run_or_unpickled() -> None:
@@ -475,8 +475,9 @@ def test_nothing_from_outside_is_run_or_unpickled() -> None:
         for name, call in calls(tree):
             seen += 1
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert name not in ("eval", "exec", "os.system", "marshal.loads", "shelve.open"), here
-            assert not name.endswith((".extractall", "pickle.load", "pickle.loads")) or here in UNPICKLES, here
+            assert name not in ("eval", "exec", "os.system", "shelve.open"), here
+            assert not name.endswith((".extractall", "pickle.load", "pickle.loads")), here
+            assert name != "marshal.loads" or here in UNPICKLES, here
             assert given.get("shell") != "True", here
             assert given.get("trust_remote_code") != "True", here
             assert name != "torch.load" or given.get("weights_only") == "True", here

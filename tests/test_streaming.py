@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from db.codec import Firsts, box_of
 from db.document import Document
 from db.errors import BadDataset, DiskFull
 from db.formats import annotations as noted
-from db.formats import coco, jsonstream, writing
+from db.formats import coco, jsonstream, pickles, refcoco, writing
 from db.formats.annotations import Annotation, Columns, _loose
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import Box, Category, Image, Phrase
@@ -249,12 +250,13 @@ def test_a_mask_over_several_lines_is_written_as_it_was_read(tmp_path: Path, sto
 def made(images: int, boxes: int = 4) -> Document:
     """Images with some boxes each, and a phrase for every fourth of these; both go round all images again and again."""
     pictures = [Image(id=i, file_name=f"{i}.jpg", width=90, height=90, source_id=i) for i in range(images)]
+    classes = [Category(id=i, name=f"class {i}") for i in range(20)]
     shape = (1.0, 2.0, 30.0, 40.0)
-    drawn = [Box(id=i, image_id=i % images, category_id=0, xyxy=shape, source_id=i) for i in range(boxes * images)]
+    drawn = [Box(id=i, image_id=i % images, category_id=i % 20, xyxy=shape, source_id=i) for i in range(boxes * images)]
     said = [
         Phrase(id=i, image_id=i % images, text=f"cup {i // images}", box_ids=(i,)) for i in range(boxes // 4 * images)
     ]
-    return Document("coco", [Category(id=0, name="cup")], lambda: pictures, lambda: drawn, lambda: said)
+    return Document("coco", classes, lambda: pictures, lambda: drawn, lambda: said)
 
 
 def of_data_set(store: Store, dataset_id: int) -> Document:
@@ -289,17 +291,56 @@ def peak(action: Callable[..., object], *args: Any, **named: Any) -> int:
 
 # Bytes that may be kept of a box, and of an image with four boxes and a phrase; as records they take about 900 and 4000
 OF_BOX, OF_IMAGE = 100, 1500
-WHOLE = {"d3", "refcoco"}  # formats of which a file is built as a whole
 
 
-@pytest.mark.parametrize("format", ["coco", "lvis", "odvg", "omnilabel"])
+@pytest.mark.parametrize("format", ["coco", "lvis", "odvg", "omnilabel", "d3"])
 def test_an_import_keeps_a_few_bytes_of_every_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     monkeypatch.setattr(jsonstream, "CHUNK", 2**13)
     monkeypatch.setattr(spool, "BLOCK", 64)
+    monkeypatch.setattr(pickles, "ENTRIES", 10)
     peaks = []
     for boxes in (4, 20, 100):  # the first fills what Python keeps
         formats.write(made(40, boxes), tmp_path / f"{boxes}", format)
         peaks.append(peak(formats.read, tmp_path / f"{boxes}", format=format, annotations_only=True))
+    assert peaks[2] - peaks[1] < OF_BOX * 40 * (100 - 20)
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo", "flickr30k"])
+def test_an_import_of_a_file_for_each_image_keeps_some_bytes_of_every_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.setattr(spool, "BLOCK", 64)
+    peaks = []
+    for images in (20, 100, 400):
+        folder = tmp_path / f"{images}"
+        formats.write(made(images, 20), folder, format)
+        (folder / "images").mkdir(exist_ok=True)
+        for number in range(images):
+            Picture.new("RGB", (90, 90)).save(folder / f"images/{number}.jpg")
+        peaks.append(peak(formats.read, folder, format=format, annotations_only=format != "yolo"))
+    assert peaks[2] - peaks[1] < OF_IMAGE * (400 - 100)
+
+
+@pytest.mark.parametrize("protocol", [None, 0, 2, 4])
+def test_of_expressions_refcoco_keeps_a_few_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int | None
+) -> None:
+    """`protocol`: of the pickle; None for JSON."""
+    monkeypatch.setattr(jsonstream, "CHUNK", 2**13)
+    monkeypatch.setattr(spool, "BLOCK", 64)
+    monkeypatch.setattr(pickles, "ENTRIES", 10)
+    monkeypatch.setattr(refcoco, "BATCH", 10)
+    peaks = []
+    for boxes in (4, 20, 100):
+        formats.write(made(40, boxes), tmp_path / f"{boxes}", "refcoco")
+        if protocol is not None:
+            path = tmp_path / f"{boxes}/refs(winnow).json"
+            with path.with_suffix(".p").open("wb") as file:
+                pickler = pickle._Pickler(file, protocol=protocol)  # type: ignore[attr-defined]
+                pickler._BATCHSIZE = 10
+                pickler.dump(json.loads(path.read_text()))
+            path.unlink()
+        peaks.append(peak(formats.read, tmp_path / f"{boxes}", annotations_only=True))
     assert peaks[2] - peaks[1] < OF_BOX * 40 * (100 - 20)
 
 
@@ -339,7 +380,7 @@ def test_an_import_of_texts_with_boxes_keeps_a_few_bytes_of_every_box(
 @pytest.mark.parametrize(
     ("source", "format"),
     [
-        *((of_data_set, format) for format in formats.FORMATS if format not in WHOLE),
+        *((of_data_set, format) for format in formats.FORMATS),
         (of_snapshot, "odvg"),
         (of_snapshot, "omnilabel"),
     ],

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, compress, count, repeat
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,22 +23,18 @@ from db.codec import BoxRow, Firsts, box_row, source_id_out
 from db.formats.checks import (
     LARGEST,
     SLACK,
-    WHOLE,
     Faults,
     check_box,
     check_storable,
-    is_encodable,
     is_number,
     is_whole,
     short,
 )
+from db.formats.ids import Id64, Known, is_id, repeated_ids
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import XYXY, Box, Image
 from db.spool import Blocks
 
-Id = int | str
-Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
-DENSE = 16  # numbers between the first and the last id, for every id, up to which a table is made of them
 SLICE = 512  # annotations that are made into rows at once: few enough for the caches of the processor
 KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
 NULL, NO_CROWD = b"null", b'{"iscrowd":null}'
@@ -61,61 +57,6 @@ class Annotation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     area: float = math.nan  # when it is missing: JSON knows no NaN
     iscrowd: Literal[0, 1] = UNSAID
     segmentation: msgspec.Raw = msgspec.Raw()
-
-
-class Index:
-    """Ordinals by the ids of the source."""
-
-    def __init__(self) -> None:
-        self.ordinal: dict[Id, int] = {}
-        self._lookup: Lookup | None = None
-
-    def add(self, own: Id, ordinal: int) -> None:
-        self.ordinal[own] = ordinal
-        self._lookup = None
-
-    def ordinals(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Those of many whole numbers at once, -1 for what is not there."""
-        if self._lookup is None:
-            numbers = sorted((own, ordinal) for own, ordinal in self.ordinal.items() if isinstance(own, int))
-            table = np.array(numbers, np.int64).reshape(-1, 2)
-            self._lookup = _lookup(table[:, 0], table[:, 1].astype(np.int32))
-        return self._lookup(ids)
-
-
-Lookup = Callable[[NDArray[np.int64]], NDArray[np.int32]]
-
-
-def _lookup(known: NDArray[np.int64], ordinals: NDArray[np.int32]) -> Lookup:
-    """Of ids that ascend: by a table where that is not much longer than they are, else by searching."""
-    if not len(known):
-        return lambda ids: np.full(len(ids), -1, np.int32)
-    first, last = int(known[0]), int(known[-1])
-    if last - first < DENSE * len(known):
-        table = np.full(last - first + 2, -1, np.int32)  # the last one for whatever lies outside
-        table[known - first] = ordinals
-        return lambda ids: table[np.where((ids >= first) & (ids <= last), ids - first, -1)]
-
-    def searched(ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        return np.where(known[place] == ids, ordinals[place], -1).astype(np.int32)
-
-    return searched
-
-
-@dataclass
-class Known:
-    """What annotations refer to: images with their sizes, by ordinals from `first` on, and categories."""
-
-    first: int
-    images: Index = field(default_factory=Index)
-    categories: Index = field(default_factory=Index)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, image: Image) -> None:
-        assert image.source_id is not None
-        self.images.add(image.source_id, image.id)
-        self.sizes.append((image.width, image.height))
 
 
 class Columns(msgspec.Struct, array_like=True, gc=False):
@@ -312,7 +253,7 @@ class Annotations:
         if again:
             self._faults.add(item, "the id a second time", "every annotation id once")
             return False
-        image = self._image(fields.get("image_id"))
+        image = self._known.image(fields.get("image_id"))
         wrong = self._wrong(fields, image)
         if wrong is not None:
             self._faults.add(item, *wrong)
@@ -321,13 +262,6 @@ class Annotations:
         return check_box(self._faults, item, corners(fields["bbox"]), image) and check_storable(
             self._faults, item, fields
         )
-
-    def _image(self, own: object) -> Image | None:
-        ordinal = self._known.images.ordinal.get(own) if is_id(own) else None  # type: ignore[call-overload]
-        if ordinal is None:
-            return None
-        width, height = self._known.sizes[ordinal - self._known.first]
-        return Image(id=ordinal, file_name="", width=width, height=height)
 
     def _wrong(self, fields: dict[str, Any], image: Image | None) -> tuple[str, str] | None:
         """What was seen and what would be right, of the first field that is wrong."""
@@ -388,24 +322,6 @@ def _loose(number: int, raw: dict[str, Any], image: int, category: int) -> Box:
     )
 
 
-def repeated_ids(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which ids an earlier annotation has already."""
-    whole = np.concatenate(ids) if ids else np.empty(0, np.int64)
-    found = np.zeros(len(whole), np.bool_)
-    if whole.dtype != object and (whole[1:] > whole[:-1]).all():
-        return found
-    if whole.dtype == object:
-        seen: set[Any] = set()
-        for place, own in enumerate(whole.tolist()):
-            found[place] = own in seen
-            seen |= set() if own is None else {own}
-    else:
-        order = np.argsort(whole, kind="stable")
-        ordered = whole[order]
-        found[order[1:][ordered[1:] == ordered[:-1]]] = True
-    return found
-
-
 def _fields(raw: Any) -> Any:
     if not isinstance(raw, Annotation):
         return raw
@@ -426,8 +342,3 @@ def corners(bbox: Any) -> XYXY:
     """The corners of x, y, width, height."""
     x, y, w, h = bbox
     return (x, y, x + w, y + h)
-
-
-def is_id(value: object) -> bool:
-    """Whether a JSON value can be an id: a whole number of 64 bits or a text (which is stored as JSON)."""
-    return is_whole(value) or (isinstance(value, str) and is_encodable(value))

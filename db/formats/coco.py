@@ -7,8 +7,7 @@ page by page: the memory that a large file needs does not grow with them, nor th
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,14 +18,14 @@ import msgspec
 import numpy as np
 import orjson
 from msgspec import UNSET
-from numpy.typing import NDArray
 
 from db.bulk import batched, without_gc
 from db.codec import BoxRow, Firsts, source_id_in, unpack
 from db.document import BoxRows, Document
 from db.formats.annotations import KEYS as ANNOTATION_KEYS
-from db.formats.annotations import NO_CROWD, Annotation, Annotations, Id, Known, is_id
+from db.formats.annotations import NO_CROWD, Annotation, Annotations
 from db.formats.checks import Faults, check_size, check_storable, climbs, is_text, short
+from db.formats.ids import Id, Known, Next, Numbers, is_id, numbered
 from db.formats.jsonstream import Chunk, JsonFile
 from db.formats.reading import without
 from db.formats.writing import carried, is_private
@@ -196,57 +195,6 @@ def _rows(parts: list[tuple[Annotations, int]], first: Firsts) -> Iterator[Itera
         first = first._replace(box=first.box + count)
 
 
-class Next:
-    """Numbers for what has no id: those after the largest of all ids, which are looked through when the first is asked for."""
-
-    def __init__(self, ids: Callable[[], Iterable[Id | None]]) -> None:
-        self._ids = ids
-        self._last: int | None = None
-
-    def __call__(self) -> int:
-        if self._last is None:
-            self._last = max((own for own in self._ids() if isinstance(own, int)), default=0)
-        self._last += 1
-        return self._last
-
-
-class Numbers:
-    """Ids by ordinals that ascend, in sixteen bytes each where they are whole numbers."""
-
-    def __init__(self, unnamed: Next) -> None:
-        self._unnamed = unnamed
-        self._ordinals, self._ids = array("q"), array("q")
-        self._texts: dict[int, str] = {}  # by place
-
-    def append(self, ordinal: int, own: Id | None) -> None:
-        known = self._unnamed() if own is None else own
-        if isinstance(known, str):
-            self._texts[len(self._ids)] = known
-        self._ordinals.append(ordinal)
-        self._ids.append(0 if isinstance(known, str) else known)
-
-    def __getitem__(self, ordinal: int) -> Id:
-        place = bisect_left(self._ordinals, ordinal)
-        if place == len(self._ordinals) or self._ordinals[place] != ordinal:
-            raise KeyError(ordinal)
-        return self._texts[place] if place in self._texts else self._ids[place]
-
-    def places(self, ordinals: Sequence[int]) -> NDArray[np.int64]:
-        """Where in the order some ordinals stand. Raises KeyError when one is not there."""
-        known, asked = np.frombuffer(self._ordinals, np.int64), np.asarray(ordinals, np.int64)
-        places = np.searchsorted(known, asked)
-        if len(asked) and not (places.max() < len(known) and (known[places] == asked).all()):
-            raise KeyError(ordinals)
-        return places
-
-    def at(self, places: NDArray[np.int64]) -> list[Id]:
-        """The ids at some places."""
-        ids: list[Id] = np.frombuffer(self._ids, np.int64)[places].tolist()
-        if self._texts:
-            return [self._texts.get(place, own) for place, own in zip(places.tolist(), ids, strict=True)]
-        return ids
-
-
 class Ids:
     """Ids as the source gave them; what has none gets the numbers after the largest."""
 
@@ -388,17 +336,6 @@ class _Files:
     def discard(self) -> None:
         for file in self._files.values():
             file.discard()
-
-
-def numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
-    """Ids by ordinal: those given, and numbers after the largest for what has none."""
-    known = dict(items)
-    last = max((value for value in known.values() if isinstance(value, int)), default=0)
-    for ordinal, value in known.items():
-        if value is None:
-            last += 1
-            known[ordinal] = last
-    return known  # type: ignore[return-value]
 
 
 class _Writer:

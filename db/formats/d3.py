@@ -17,18 +17,20 @@ import orjson
 
 from db.document import Document
 from db.formats import coco, pickles
-from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
-from db.formats.reading import broken, without
-from db.formats.writing import Losses, carried, replaced, with_unique_ids
+from db.formats.ids import Known, Pairs, is_id
+from db.formats.reading import without
+from db.formats.writing import Losses, carried, side_by_side, with_unique_ids
 from db.records import Box, Fault, Image, Phrase
 from db.spool import Spool
 
 FILES = ("sentences", "annotations", "images", "groups")
 IMAGE_KEYS = {"id", "file_name", "width", "height", "anno_id"}
 ANNOTATION_KEYS = {"id", "image_id", "bbox", "area", "iscrowd", "segmentation", "sent_id"}
-SENTENCE_KEYS = {"anno_id"}
-LISTS = {"sentences": ("group_id",), "groups": ("inner_sent_id", "img_id")}
+BOX_BITS = 40  # of the number of a box
+BOX = 2**BOX_BITS - 1
+LISTS = {"sentences": ("group_id",), "groups": ("inner_sent_id",)}
+BACK = {"anno_id", "img_id"}  # lists of all that refers to an entry, which are made anew
 
 
 def is_d3(folder: Path) -> bool:
@@ -37,73 +39,74 @@ def is_d3(folder: Path) -> bool:
 
 
 class Reader:
-    """Gathers what the four files hold."""
+    """Gathers what the four files hold. Sentences and groups are the few that many images share, as classes are; the rest is
+    put on disk as it comes."""
 
     def __init__(self, folder: Path) -> None:
         self.faults = {name: Faults(str(folder / f"{name}.pkl")) for name in FILES}
-        self._raw = {name: self._table(folder / f"{name}.pkl", name) for name in FILES}
         self.images: Spool[Image] = Spool(Image)
         self.boxes: Spool[Box] = Spool(Box)
         self.phrases: Spool[Phrase] = Spool(Phrase)
-
-    def _table(self, path: Path, name: str) -> dict[Any, dict[str, Any]]:
-        """The entries of a file by id, without the unsound."""
-        value = pickles.load(path)
-        if not isinstance(value, dict):
-            raise broken(path, f"a {type(value).__name__} at the top", "a dictionary by id")
-        found = {}
-        for key, raw in value.items():
-            item = f"{name[:-1]} {short(key)}"
-            plain = _plain(raw)
-            lists = LISTS.get(name, ())
-            if not is_id(key) or not isinstance(plain, dict) or plain.get("id") != key:
-                self.faults[name].add(item, short(plain), "an object under its own id")
-            elif any(not isinstance(plain.get(part), list) or not all(map(is_id, plain[part])) for part in lists):
-                self.faults[name].add(item, short(plain), f"lists of ids: {', '.join(lists)}")
-            elif check_storable(self.faults[name], item, plain):
-                found[key] = plain
-        return found
+        self._folder = folder
+        self._known = Known(0)
+        self._named = Pairs()  # boxes and the numbers of sentences that name them (`_naming`), by image
 
     def read(self) -> None:
-        for key, raw in list(self._raw["sentences"].items()):
-            if not is_text(raw.get("raw_sent")) or not raw["raw_sent"].strip():
-                self.faults["sentences"].add(
-                    f"sentence {short(key)}", f"raw_sent {short(raw.get('raw_sent'))}", "a text"
-                )
-                del self._raw["sentences"][key]
-        self._images_of = {key: image for key, raw in self._raw["images"].items() if (image := self._image(key, raw))}
-        named: dict[int, dict[Any, list[int]]] = {}
-        for key, raw in self._raw["annotations"].items():
-            self._annotation(f"annotation {short(key)}", raw, named)
+        self._sentences = {key: raw for key, raw in self._sound("sentences") if self._says(key, raw)}
+        self._numbers = {key: number for number, key in enumerate(self._sentences)}
+        self._groups = dict(self._sound("groups"))
+        for key, raw in self._sound("images"):
+            self._image(key, raw)
+        for key, raw in self._sound("annotations"):
+            self._annotation(f"annotation {short(key)}", raw)
+        sentences = list(self._sentences)
         for image in self.images:
-            self._asked(image, named.get(image.id, {}))
+            self._asked(image, sentences)
 
     def info(self) -> dict[str, Any]:
-        sentences = [without(raw, SENTENCE_KEYS) for raw in self._raw["sentences"].values()]
-        return {"sentences": sentences, "groups": list(self._raw["groups"].values())}
+        return {"sentences": list(self._sentences.values()), "groups": list(self._groups.values())}
 
-    def _image(self, key: Any, raw: dict[str, Any]) -> Image | None:
+    def _sound(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The entries of a file with their ids, without the unsound."""
+        faults, lists = self.faults[name], LISTS.get(name, ())
+        for key, entry in pickles.read(self._folder / f"{name}.pkl", dict, "a dictionary by id"):
+            item = f"{name[:-1]} {short(key)}"
+            raw = without(entry, BACK) if isinstance(entry, dict) else entry
+            if not is_id(key) or not isinstance(raw, dict) or raw.get("id") != key:
+                faults.add(item, short(raw), "an object under its own id")
+            elif any(not isinstance(raw.get(part), list) or not all(map(is_id, raw[part])) for part in lists):
+                faults.add(item, short(raw), f"lists of ids: {', '.join(lists)}")
+            elif check_storable(faults, item, raw):
+                yield key, raw
+
+    def _says(self, key: Any, raw: dict[str, Any]) -> bool:
+        text = raw.get("raw_sent")
+        if not is_text(text) or not text.strip():
+            self.faults["sentences"].add(f"sentence {short(key)}", f"raw_sent {short(text)}", "a text")
+            return False
+        return True
+
+    def _image(self, key: Any, raw: dict[str, Any]) -> None:
         faults, item, name = self.faults["images"], f"image {short(key)}", raw.get("file_name")
         if not is_text(name) or climbs(name):
             faults.add(item, f"file name {short(name)}", "a path inside the folder of the images")
-        elif raw.get("group_id") not in self._raw["groups"]:
+        elif not is_id(raw.get("group_id")) or raw["group_id"] not in self._groups:
             faults.add(item, f"group_id {short(raw.get('group_id'))}", "the id of a sound group")
         elif check_size(faults, item, raw.get("width"), raw.get("height")):
             extra = without(raw, IMAGE_KEYS)
             size = {"width": raw["width"], "height": raw["height"]}
             image = Image(id=len(self.images), file_name=name, source_id=key, extra=extra, **size)
             self.images.append(image)
-            return image
-        return None
+            self._known.add(image)
 
-    def _annotation(self, item: str, raw: dict[str, Any], named: dict[int, dict[Any, list[int]]]) -> None:
+    def _annotation(self, item: str, raw: dict[str, Any]) -> None:
         faults, bbox, sentences = self.faults["annotations"], raw.get("bbox"), raw.get("sent_id")
-        image = self._images_of.get(raw.get("image_id"))
+        image = self._known.image(raw.get("image_id"))
         nested = isinstance(bbox, list) and len(bbox) == 1 and isinstance(bbox[0], list)
         xywh = bbox[0] if nested and bbox else bbox
         if image is None:
             faults.add(item, f"image_id {short(raw.get('image_id'))}", "the id of a sound image")
-        elif not isinstance(sentences, list) or not all(key in self._raw["sentences"] for key in sentences):
+        elif not isinstance(sentences, list) or not all(is_id(key) and key in self._sentences for key in sentences):
             faults.add(item, f"sent_id {short(sentences)}", "a list of ids of sound sentences")
         elif not isinstance(xywh, list) or len(xywh) != 4 or not all(map(is_number, xywh)):
             faults.add(item, f"bbox {short(bbox)}", "four finite numbers: x, y, width, height")
@@ -114,7 +117,7 @@ class Reader:
             if check_box(faults, item, box.xyxy, image):
                 self.boxes.append(box)
                 for key in sentences:
-                    named.setdefault(image.id, {}).setdefault(key, []).append(box.id)
+                    self._named.add(image.id, self._numbers[key] << BOX_BITS | box.id)
 
     def _box(self, raw: dict[str, Any], xywh: list[float], image: Image) -> Box:
         x, y, w, h = xywh
@@ -136,16 +139,20 @@ class Reader:
             extra=without(raw, ANNOTATION_KEYS) | {"sent_id": raw["sent_id"]} | flags,
         )
 
-    def _asked(self, image: Image, named: dict[Any, list[int]]) -> None:
+    def _asked(self, image: Image, sentences: list[Any]) -> None:
         """The sentences of the image's group, and those of others that describe something in it."""
-        group = self._raw["groups"][image.extra["group_id"]]
-        asked = dict.fromkeys([*(key for key in group["inner_sent_id"] if key in self._raw["sentences"]), *named])
-        for key in asked:
-            boxes = tuple(named.get(key, ()))
-            text = self._raw["sentences"][key]["raw_sent"]
-            extra = {"sentence": key}
+        inner = self._groups[image.extra["group_id"]]["inner_sent_id"]
+        asked: dict[Any, list[int]] = {key: [] for key in inner if key in self._sentences}
+        for naming in self._named.take(image.id):
+            asked.setdefault(sentences[naming >> BOX_BITS], []).append(naming & BOX)
+        for key, boxes in asked.items():
             phrase = Phrase(
-                id=len(self.phrases), image_id=image.id, text=text, box_ids=boxes, holds=bool(boxes), extra=extra
+                id=len(self.phrases),
+                image_id=image.id,
+                text=self._sentences[key]["raw_sent"],
+                box_ids=tuple(boxes),
+                holds=bool(boxes),
+                extra={"sentence": key},
             )
             self.phrases.append(phrase)
 
@@ -167,17 +174,6 @@ def read(folder: Path) -> Document:
     )
 
 
-def _plain(value: Any) -> Any:
-    """Values as JSON has them: tuples and sets as lists, and the bytes of masks as text."""
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
 # Writing
 
 
@@ -188,22 +184,23 @@ def write(document: Document, folder: Path) -> list[str]:
     unique, changed = with_unique_ids(document)
     own = document.format == "d3"
     losses = Losses(*(() if own else ("records with unknown fields", "records with fields of their own format")))
-    writer = _Writer(unique)
     split = 0
-    for image, boxes, phrases in unique.samples():
-        losses.see(image, boxes, phrases, document.format)
-        writer.add(image, boxes, phrases)
-        split += bool(image.split)
-    for name, table in writer.tables().items():
-        replaced(folder / f"{name}.pkl", pickles.dumped(table))
+    with side_by_side() as file_of:
+        writer = _Writer(unique, {name: pickles.Writer(file_of(folder / f"{name}.pkl")) for name in FILES})
+        for image, boxes, phrases in unique.samples():
+            losses.see(image, boxes, phrases, document.format)
+            writer.add(image, boxes, phrases)
+            split += bool(image.split)
+        writer.end()
     counts = {"captions and phrases that hold but name no box": writer.unheld, "images of a split": split}
     return changed + losses.told() + [f"{count} {what}" for what, count in counts.items() if count]
 
 
 class _Writer:
-    """Gathers the four tables image by image."""
+    """Writes images and annotations as they come, and in the end the sentences and groups, which know all of theirs."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, files: dict[str, pickles.Writer]) -> None:
+        self._files = files
         self._own, self._source = document.format == "d3", document.format
         self._ids = coco.Ids(document)
         self._names = {category.id: category.name for category in document.categories}
@@ -213,13 +210,14 @@ class _Writer:
         self._sentence_ids, self._group_ids = _unused(self._sentences), _unused(self._groups)
         self._by_text = {raw["raw_sent"]: key for key, raw in self._sentences.items()}
         self._by_asked: dict[frozenset[Any], Any] = {}
-        self._images: dict[Any, dict[str, Any]] = {}
-        self._annotations: dict[Any, dict[str, Any]] = {}
         self.unheld = 0
 
-    def tables(self) -> dict[str, dict[Any, dict[str, Any]]]:
-        """The contents of the files by their names."""
-        return dict(zip(FILES, (self._sentences, self._annotations, self._images, self._groups), strict=True))
+    def end(self) -> None:
+        for name, table in (("sentences", self._sentences), ("groups", self._groups)):
+            for key, raw in table.items():
+                self._files[name].add(key, raw)
+        for file in self._files.values():
+            file.end()
 
     def add(self, image: Image, boxes: list[Box], phrases: list[Phrase]) -> None:
         named: dict[int, list[Any]] = {box.id: [] for box in boxes}
@@ -266,7 +264,7 @@ class _Writer:
         self._groups[group]["img_id"].append(key)
         known = {"id": key, "file_name": image.file_name, "width": image.width, "height": image.height}
         fields = carried(image.extra, self._source, IMAGE_KEYS) | {"group_id": group}
-        self._images[key] = {**known, "anno_id": [self._ids.box(box.id) for box in boxes], **fields}
+        self._files["images"].add(key, {**known, "anno_id": [self._ids.box(box.id) for box in boxes], **fields})
 
     def _annotation(self, image: Image, box: Box, sentences: list[Any], group: Any) -> None:
         key = self._ids.box(box.id)
@@ -285,7 +283,7 @@ class _Writer:
         }
         mask = {} if box.segmentation is None else {"segmentation": _mask(box, self._own)}
         fields = {"group_id": group} | carried(box.extra, self._source, ANNOTATION_KEYS)
-        self._annotations[key] = {**known, **mask, **fields}
+        self._files["annotations"].add(key, {**known, **mask, **fields})
         for sentence in ordered:
             self._sentences[sentence]["anno_id"].append(key)
             group_raw = self._groups[group]

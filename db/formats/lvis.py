@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from db.document import Document
 from db.formats import coco
-from db.formats.annotations import Annotations, is_id
+from db.formats.annotations import Annotations
 from db.formats.checks import is_text, short
+from db.formats.ids import is_id
 from db.records import Category, Image
 
 NEGATIVE, PARTIAL = "neg_category_ids", "not_exhaustive_category_ids"

@@ -10,10 +10,8 @@ A file is read chunk by chunk and written item by item: of its long lists, only 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
@@ -27,8 +25,8 @@ from numpy.typing import NDArray
 from db.bulk import batched
 from db.document import Document
 from db.formats import coco
-from db.formats.annotations import Id, Id64, Known, is_id, repeated_ids
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
+from db.formats.ids import Id, Id64, Known, Next, Numbers, Pairs, array_of, is_id, places_of, repeated_ids
 from db.formats.jsonstream import Chunk, JsonFile
 from db.formats.reading import objects, picture_size, without
 from db.formats.writing import carried, side_by_side
@@ -44,37 +42,6 @@ DESCRIPTION_KEYS = {"id", "text", "image_ids"}
 ANNOTATION_KEYS = {"id", "image_id", "bbox", "description_ids"}
 CLASS = {"anno_info": {"type": "object_category"}}
 ANSWER = {"anno_info": {"type": "object_description"}}
-
-
-class _Pairs:
-    """Whole numbers by whole numbers, several by one, in 25 bytes each. All are added before the first is taken."""
-
-    def __init__(self) -> None:
-        self._keys, self._values = array("q"), array("q")
-
-    def add(self, key: int, value: int) -> None:
-        self._keys.append(key)
-        self._values.append(value)
-
-    @cached_property
-    def taken(self) -> bytearray:
-        """1 for those that were taken, in the order in which they were added."""
-        return bytearray(len(self._values))
-
-    @cached_property
-    def _sorted(self) -> tuple[memoryview[int], memoryview[int]]:
-        """The keys in ascending order, and when they were added."""
-        keys, self._keys = np.asarray(self._keys), array("q")
-        order = np.argsort(keys, kind="stable")
-        return keys[order].data, order.data
-
-    def take(self, key: int) -> Iterator[int]:
-        """The numbers by one, in the order in which they were added."""
-        keys, order = self._sorted
-        start = bisect_left(keys, key)
-        for place in order[start : bisect_right(keys, key, start)]:
-            self.taken[place] = 1
-            yield self._values[place]
 
 
 # Reading
@@ -119,7 +86,7 @@ class _List:
 
     def add(self, chunk: Chunk) -> None:
         self._chunks.append(chunk._replace(items=[]))
-        self.ids.append(_ids(chunk.items))
+        self.ids.append(array_of([_id(item) for item in chunk.items]))
 
     def objects(self, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
         """Those of the list with their places; what is no object becomes a fault."""
@@ -137,34 +104,9 @@ class _List:
                 faults.add(f"{self._kind} #{number}", f"id {short(own)}", f"an id that no other {self._kind} has")
 
 
-def _ids(items: list[Any]) -> NDArray[Any]:
-    found = [item.id if isinstance(item, _Identified) else _id(item) for item in items]
-    if all(type(own) is int for own in found):
-        return np.array(found, np.int64)
-    ids = np.empty(len(found), object)
-    ids[:] = found
-    return ids
-
-
 def _id(item: Any) -> Id | None:
-    own = item.get("id") if isinstance(item, dict) else None
+    own = item.id if isinstance(item, _Identified) else item.get("id") if isinstance(item, dict) else None
     return own if is_id(own) else None
-
-
-def _places(ids: list[NDArray[Any]]) -> Callable[[Id], int]:
-    """Gives the place of an id in a list, -1 for what is not there: sixteen bytes each where all are whole numbers."""
-    whole = np.concatenate([np.empty(0, np.int64), *ids])
-    if whole.dtype == object:
-        place_of = {own: place for place, own in reversed(list(enumerate(whole.tolist())))}
-        return lambda own: place_of.get(own, -1)
-    order = np.argsort(whole, kind="stable")
-    known, places = whole[order].data, order.data
-
-    def place(own: Id) -> int:
-        at = bisect_left(known, own) if isinstance(own, int) else len(known)
-        return places[at] if at < len(known) and known[at] == own else -1
-
-    return place
 
 
 class _File:
@@ -179,13 +121,13 @@ class _File:
         self._file = JsonFile(path, EXPECTED)
         self._known = Known(len(into.images))
         self._first_box = len(into.boxes)
-        self._named = _Pairs()  # boxes by description and image, see `_asked`
+        self._named = Pairs()  # boxes by description and image, see `_asked`
 
     def read(self) -> None:
         """Add the sound images, boxes and phrases; the others become faults."""
         lists = self._scanned()
         self._images(lists.pop("images"))
-        self._place_of = _places(lists["descriptions"].ids)
+        self._place_of = places_of(lists["descriptions"].ids)
         for item, raw in lists.pop("annotations").identified(self.faults):
             self._annotation(item, raw)
         for item, raw in lists.pop("descriptions").identified(self.faults):
@@ -240,7 +182,7 @@ class _File:
             self._into.images.append(image)
 
     def _annotation(self, item: str, raw: dict[str, Any]) -> None:
-        bbox, ids, image = raw.get("bbox"), raw.get("description_ids"), self._image_of(raw.get("image_id"))
+        bbox, ids, image = raw.get("bbox"), raw.get("description_ids"), self._known.image(raw.get("image_id"))
         if image is None:
             self.faults.add(item, f"image_id {short(raw.get('image_id'))}", "the id of a sound image of this file")
         elif not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
@@ -249,14 +191,6 @@ class _File:
             self.faults.add(item, f"description_ids {short(ids)}", "a list of ids, each once")
         elif check_storable(self.faults, item, raw):
             self._box(item, raw, image)
-
-    def _image_of(self, own: Any) -> Image | None:
-        """A sound image of this file, without its name."""
-        ordinal = self._known.images.ordinal.get(own) if is_id(own) else None
-        if ordinal is None:
-            return None
-        width, height = self._known.sizes[ordinal - self._known.first]
-        return Image(id=ordinal, file_name="", width=width, height=height)
 
     def _box(self, item: str, raw: dict[str, Any], image: Image) -> None:
         x, y, w, h = raw["bbox"]
@@ -398,7 +332,7 @@ class _Files:
             split.write_descriptions(self._ids.images)
 
     def annotations(self) -> None:
-        unnamed = coco.Next(lambda: (box.source_id for box in self._document.boxes()))
+        unnamed = Next(lambda: (box.source_id for box in self._document.boxes()))
         for split, _, box in self._placed(self._document.boxes()):
             self.lost["masks and crowd flags"] += box.segmentation is not None or box.crowd
             self.lost["areas"] += box.area is not None
@@ -427,8 +361,8 @@ class _Split:
         self._boxed = not self._own or split not in document.info.get("unboxed", [])
         self._names = {category.id: category.name for category in document.categories}
         self._descriptions: dict[Any, _Description] = {}
-        self._asked = _Pairs()  # places of images by the numbers of descriptions
-        self._named = _Pairs()  # numbers of descriptions by boxes
+        self._asked = Pairs()  # places of images by the numbers of descriptions
+        self._named = Pairs()  # numbers of descriptions by boxes
         self._out = _Object(file, without(document.info.get("splits", {}).get(split, {}), set(LISTS)))
         self._out.begin("images")
 
@@ -460,10 +394,10 @@ class _Split:
             self._descriptions[own, text] = _Description(number, text, orjson.dumps(fields).decode(), own)
         return self._descriptions[own, text]
 
-    def write_descriptions(self, images: coco.Numbers) -> None:
+    def write_descriptions(self, images: Numbers) -> None:
         self._number()
         self._out.begin("descriptions")
-        asked, self._asked = self._asked, _Pairs()
+        asked, self._asked = self._asked, Pairs()
         for found in self._descriptions.values():
             places = np.fromiter(dict.fromkeys(asked.take(found.number)), np.int64)
             self._out.item({"id": found.id, "text": found.text, "image_ids": images.at(places)}, found.fields)

@@ -7,26 +7,34 @@ hold besides is in `Phrase.extra`. An image belongs to the split of its first re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
+from db.bulk import batched
 from db.codec import Firsts, source_id_in
 from db.document import Document
 from db.errors import WinnowError
 from db.formats import coco, pickles
-from db.formats.annotations import is_id
 from db.formats.checks import Faults, check_storable, is_split, is_text, short
-from db.formats.reading import broken, entries, load_json, without
-from db.formats.writing import replaced, with_unique_ids
-from db.records import Phrase
-from db.spool import Spool
+from db.formats.ids import Next, Numbers, array_of, is_id, places_of, repeated_ids
+from db.formats.jsonstream import JsonFile
+from db.formats.reading import entries, objects, without
+from db.formats.writing import side_by_side, with_unique_ids
+from db.records import Box, Image, Phrase
+from db.spool import Spool, in_order
 
 INSTANCES, WRITTEN = "instances.json", "refs(winnow).json"
+BATCH = 1000  # references that are looked at together
 SPLIT = "train"  # of an expression of an image without one: the official reader needs one
 EXPECTED = "a list of references with ref_id, ann_id, image_id, category_id and sentences"
 REF_KEYS = {"ann_id", "image_id", "category_id", "sentences"}
@@ -43,27 +51,19 @@ def read(path: Path) -> Document:
 
     Raises WinnowError where a folder has several files of references, BadDataset for a file that cannot be read.
     """
-    refs = _references(path)
+    refs = _file_of_references(path)
     document = coco.read({"": refs.parent / INSTANCES}, format="refcoco")
-    value = pickles.load(refs) if refs.suffix == ".p" else load_json(refs, EXPECTED)
-    if not isinstance(value, list):
-        raise broken(refs, f"a {type(value).__name__} at the top", EXPECTED)
-    faults = Faults(str(refs))
-    found = entries(faults, value, "reference")
-    reader = _Reader(document, faults, {ref["ann_id"] for _, ref in found if is_id(ref.get("ann_id"))})
-    for item, ref in found:
-        reader.read(item, ref)
+    reader = _Reader(document, refs)
+    reader.read()
     return replace(
         document,
-        images=lambda: (
-            msgspec.structs.replace(image, split=reader.splits.get(image.id, "")) for image in document.images()
-        ),
+        images=lambda: (msgspec.structs.replace(image, split=reader.split(image.id)) for image in document.images()),
         phrases=lambda: reader.phrases,
         faults=[*document.faults, *reader.faults],
     )
 
 
-def _references(path: Path) -> Path:
+def _file_of_references(path: Path) -> Path:
     found = [path] if path.is_file() else reference_files(path)
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
@@ -73,37 +73,83 @@ def _references(path: Path) -> Path:
     return found[0]
 
 
+def _references(path: Path) -> Callable[[], Iterator[Any]]:
+    """All of a file, from the first to the last, as often as one likes."""
+    if path.suffix == ".p":
+        entries = pickles.read(path, list, EXPECTED)
+        return lambda: iter(entries)
+    file = JsonFile(path, EXPECTED)
+    return lambda: chain.from_iterable(chunk.items for chunk in file.items(Any))
+
+
 class _Place(NamedTuple):
-    """What an expression needs to know of its box. There may be many boxes that no expression names."""
+    """What an expression needs to know of its box."""
 
     id: int
     image_id: int
-    category_id: int | None
+    category_id: int
+
+
+class _Boxes:
+    """The boxes of a document that some ids name, of which there may be many more."""
+
+    def __init__(self, document: Document, named: list[NDArray[Any]]) -> None:
+        self._place_of = places_of(named)
+        self._table = np.full((sum(map(len, named)), 3), -1)
+        for row in document.box_rows(Firsts()):
+            own = source_id_in(row[3])
+            place = -1 if own is None else self._place_of(own)
+            if place >= 0:
+                self._table[place] = row[:3]
+
+    def get(self, own: Any) -> _Place | None:
+        """That with an id."""
+        place = self._place_of(own) if is_id(own) else -1
+        return _Place(*self._table[place].tolist()) if place >= 0 and self._table[place, 0] >= 0 else None
 
 
 class _Reader:
-    """Gathers the phrases of references to the boxes of a document, of which those with the ids `named` are known."""
+    """Gathers the phrases of references to the boxes of a document."""
 
-    def __init__(self, document: Document, faults: Faults, named: set[Any]) -> None:
-        self.faults = faults
+    def __init__(self, document: Document, path: Path) -> None:
+        self.faults = Faults(str(path))
         self.phrases: Spool[Phrase] = Spool(Phrase)
-        self.splits: dict[int, str] = {}
-        rows = ((source_id_in(row[3]), _Place(*row[:3])) for row in document.box_rows(Firsts()))
-        self._boxes = {own: place for own, place in rows if own in named}
-        self._images: dict[int, Any] = {image.id: image.source_id for image in document.images()}
-        self._categories: dict[int | None, Any] = {c.id: c.source_id for c in document.categories}
-        self._seen: set[Any] = set()
+        self._references = _references(path)
+        named, own = self._ids()
+        self._boxes, self._repeated = _Boxes(document, named), repeated_ids(own)
+        self._images = Numbers(Next(lambda: ()))
+        self._splits = array("I")  # by image, places in `_names`
+        self._names = [""]
+        for image in document.images():
+            self._images.append(image.id, image.source_id)
+            self._splits.append(0)
+        self._categories: dict[int, Any] = {c.id: c.source_id for c in document.categories}
 
-    def read(self, item: str, ref: dict[str, Any]) -> None:
-        ref_id, ann_id = ref.get("ref_id"), ref.get("ann_id")
-        if not is_id(ref_id) or ref_id in self._seen:
-            self.faults.add(item, f"ref_id {short(ref_id)}", "an id that no other reference has")
-            return
-        self._seen.add(ref_id)
-        item = f"reference {short(ref_id)}"
-        box = self._boxes.get(ann_id) if is_id(ann_id) else None
+    def split(self, image: int) -> str:
+        """That of the first reference to something in an image."""
+        return self._names[self._splits[image]]
+
+    def _ids(self) -> tuple[list[NDArray[Any]], ...]:
+        """Of every reference, the id of its annotation and its own."""
+        found: tuple[list[NDArray[Any]], ...] = ([], [])
+        for some in batched(self._references(), BATCH):
+            for key, into in zip(("ann_id", "ref_id"), found, strict=True):
+                ids = (ref.get(key) if isinstance(ref, dict) else None for ref in some)
+                into.append(array_of([own if is_id(own) else None for own in ids]))
+        return found
+
+    def read(self) -> None:
+        for number, ref in objects(self.faults, self._references(), "reference"):
+            if not is_id(ref.get("ref_id")) or self._repeated[number]:
+                seen = f"ref_id {short(ref.get('ref_id'))}"
+                self.faults.add(f"reference #{number}", seen, "an id that no other reference has")
+            else:
+                self._reference(f"reference {short(ref['ref_id'])}", ref)
+
+    def _reference(self, item: str, ref: dict[str, Any]) -> None:
+        box = self._boxes.get(ref.get("ann_id"))
         if box is None:
-            self.faults.add(item, f"ann_id {short(ann_id)}", f"the id of a sound annotation of {INSTANCES}")
+            self.faults.add(item, f"ann_id {short(ref.get('ann_id'))}", f"the id of a sound annotation of {INSTANCES}")
         elif ref.get("image_id") != self._images[box.image_id]:
             seen = f"image_id {short(ref.get('image_id'))}"
             self.faults.add(item, seen, f"{self._images[box.image_id]!r}, the image of its annotation")
@@ -131,7 +177,12 @@ class _Reader:
             extra = {"ref": kept, "sentence": without(sentence, {"sent"})}
             phrase = Phrase(id=len(self.phrases), image_id=box.image_id, text=text, box_ids=(box.id,), extra=extra)
             self.phrases.append(phrase)
-            self.splits.setdefault(box.image_id, ref["split"])
+            self._splits[box.image_id] = self._splits[box.image_id] or self._number(ref["split"])
+
+    def _number(self, split: str) -> int:
+        if split not in self._names:
+            self._names.append(split)
+        return self._names.index(split)
 
 
 # Writing
@@ -152,7 +203,11 @@ def write(document: Document, folder: Path) -> list[str]:
     )
     losses += coco.write(whole, folder, coco.Dialect(file=lambda _: INSTANCES))
     refs = _References(unique)
-    replaced(folder / WRITTEN, orjson.dumps(list(refs.all()), option=orjson.OPT_APPEND_NEWLINE))
+    with side_by_side() as file_of:
+        file = file_of(folder / WRITTEN)
+        for number, ref in enumerate(refs.all()):
+            file.write((b"," if number else b"[") + orjson.dumps(ref))
+        file.write(b"]\n" if refs.held else b"[]\n")
     return losses + ([f"{refs.unheld} captions and phrases that do not name one box"] if refs.unheld else [])
 
 
@@ -162,42 +217,49 @@ class _References:
     def __init__(self, document: Document) -> None:
         self._own = document.format == "refcoco"
         self._ids = coco.Ids(document)
-        found = sorted(document.phrases(), key=lambda phrase: phrase.id)
-        held = [phrase for phrase in found if phrase.holds and len(phrase.box_ids) == 1]
-        named = {phrase.box_ids[0] for phrase in held}
-        places = (_Place(*row[:3]) for row in document.box_rows(Firsts()))
-        self._boxes = {place.id: place for place in places if place.id in named and place.category_id is not None}
-        shown = {place.image_id for place in self._boxes.values()}
-        self._images = {image.id: image for image in document.images() if image.id in shown}
-        held = [phrase for phrase in held if phrase.box_ids[0] in self._boxes]
-        self.unheld = len(found) - len(held)
-        self._refs = coco.numbered((phrase.id, self._kept(phrase, "ref").get("ref_id")) for phrase in held)
-        self._sentences = coco.numbered((phrase.id, self._kept(phrase, "sentence").get("sent_id")) for phrase in held)
-        self._groups: dict[tuple[Any, int], list[Phrase]] = {}
-        for phrase in held:
-            self._groups.setdefault((self._refs[phrase.id], phrase.box_ids[0]), []).append(phrase)
+        self._kept: Spool[Phrase] = Spool(Phrase)
+        self.unheld = 0
+        for image, boxes, phrases in document.samples():
+            self._keep(image, {box.id: box for box in boxes}, phrases)
+            self.unheld += len(phrases)
+        self.held = len(self._kept)
+        self.unheld -= self.held
+        self._ref_id = Next(lambda: (phrase.extra["ref"].get("ref_id") for phrase in self._kept))
+        self._sent_id = Next(lambda: (phrase.extra["sentence"].get("sent_id") for phrase in self._kept))
 
-    def _kept(self, phrase: Phrase, part: str) -> dict[str, Any]:
-        return phrase.extra.get(part, {}) if self._own else {}
+    def _keep(self, image: Image, boxes: dict[int, Box], phrases: list[Phrase]) -> None:
+        """The phrases of an image that name one box, with all that a reference says."""
+        for phrase in phrases:
+            box = boxes.get(phrase.box_ids[0]) if phrase.holds and len(phrase.box_ids) == 1 else None
+            if box is not None and box.category_id is not None:
+                extra = phrase.extra if self._own else {}
+                told = {"split": image.split or SPLIT, "file_name": image.file_name}
+                known = {
+                    "ann_id": self._ids.box(box.id),
+                    "image_id": self._ids.image(image.id),
+                    "category_id": self._ids.category(box.category_id),
+                }
+                fields = {"ref": extra.get("ref") or told, "sentence": extra.get("sentence", {}), "known": known}
+                self._kept.append(msgspec.structs.replace(phrase, extra=fields))
 
     def all(self) -> Iterator[dict[str, Any]]:
-        for (ref_id, box_id), phrases in self._groups.items():
-            box = self._boxes[box_id]
-            image = self._images[box.image_id]
-            sentences = [self._sentence(phrase) for phrase in phrases]
-            known = {
-                "ref_id": ref_id,
-                "ann_id": self._ids.box(box_id),
-                "image_id": self._ids.image(image.id),
-                "category_id": self._ids.category(box.category_id or 0),
-            }
-            told = {"split": image.split or SPLIT, "file_name": image.file_name}
-            kept = self._kept(phrases[0], "ref") or told
+        taken: set[Any] = set()
+        kept = in_order(lambda: self._kept, Phrase, attrgetter("id"))
+        for (own, _), phrases in groupby(kept, self._reference):
+            found = list(phrases)
+            ref_id = self._ref_id() if own is None or own in taken else own  # of one, a phrase may have got another box
+            taken.add(ref_id)
+            sentences = [self._sentence(phrase) for phrase in found]
             ids = {"sent_ids": [sentence["sent_id"] for sentence in sentences]} if "sent_id" in sentences[0] else {}
-            yield {**ids, **kept, **known, "sentences": sentences}
+            extra = found[0].extra
+            yield {**ids, **extra["ref"], "ref_id": ref_id, **extra["known"], "sentences": sentences}
+
+    def _reference(self, phrase: Phrase) -> tuple[Any, Any]:
+        """What the phrases of one reference have in common; each without one is alone."""
+        own = phrase.extra["ref"].get("ref_id")
+        return own, phrase.id if own is None else phrase.extra["known"]["ann_id"]
 
     def _sentence(self, phrase: Phrase) -> dict[str, Any]:
-        words = phrase.text.split()
-        kept = self._kept(phrase, "sentence")
-        told = {"sent_id": self._sentences[phrase.id], "raw": phrase.text, "tokens": words}
-        return {**(kept or told), "sent": phrase.text}
+        kept = phrase.extra["sentence"]
+        told = kept or {"sent_id": self._sent_id(), "raw": phrase.text, "tokens": phrase.text.split()}
+        return {**told, "sent": phrase.text}
