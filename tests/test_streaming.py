@@ -28,7 +28,7 @@ from db.codec import Firsts, box_of
 from db.document import Document
 from db.errors import BadDataset, DiskFull
 from db.formats import annotations as noted
-from db.formats import coco, jsonstream, pickles, refcoco, writing
+from db.formats import coco, ids, jsonstream, pickles, refcoco, writing
 from db.formats.annotations import Annotation, Columns, _loose
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import Box, Category, Image, Phrase
@@ -48,6 +48,7 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonstream, "SHORT", 8)
     monkeypatch.setattr(spool, "BLOCK", 4)
     monkeypatch.setattr(spool, "BUCKET", 10)
+    monkeypatch.setattr(ids, "BUCKET", 3)
 
 
 def together(path: Path) -> dict[str, Any]:
@@ -175,6 +176,28 @@ def test_a_spool_gives_back_what_it_got_in_any_order_asked_for(numbers: list[int
     assert [one.id for one in in_order(lambda: kept, Image, lambda one: one.id)] == sorted(numbers)
 
 
+@quick
+@given(
+    st.lists(
+        st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9) | texts | st.none(), max_size=5), max_size=9
+    ),
+    st.booleans(),
+)
+def test_ids_that_came_before_are_found_however_many_there_are(
+    tmp_path: Path, blocks: list[list[Any]], numbers: bool
+) -> None:
+    kept = ids.IdList()
+    given = [[own for own in block if isinstance(own, int) or not numbers] for block in blocks]
+    for block in given:
+        kept.extend(block)
+    whole = list(chain.from_iterable(given))
+    again = [place for place, own in enumerate(whole) if own is not None and own in whole[:place]]
+    assert kept.repeated().tolist() == again and len(kept) == len(whole)
+    place_of = ids.places_of(kept.arrays())
+    assert all(place_of(own) == whole.index(own) for own in whole if own is not None)
+    assert place_of("none of them") == -1
+
+
 ODD: list[dict[str, Any]] = [
     {},
     {"id": "7"},
@@ -293,8 +316,12 @@ def peak(action: Callable[..., object], *args: Any, **named: Any) -> int:
 OF_BOX, OF_IMAGE = 100, 1500
 
 
-@pytest.mark.parametrize("format", ["coco", "lvis", "odvg", "omnilabel", "d3"])
-def test_an_import_keeps_a_few_bytes_of_every_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "kept"), [("coco", 10), ("lvis", 10), *((format, OF_BOX) for format in ("odvg", "omnilabel", "d3"))]
+)
+def test_an_import_keeps_a_few_bytes_of_every_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, kept: int
+) -> None:
     monkeypatch.setattr(jsonstream, "CHUNK", 2**13)
     monkeypatch.setattr(spool, "BLOCK", 64)
     monkeypatch.setattr(pickles, "ENTRIES", 10)
@@ -302,7 +329,7 @@ def test_an_import_keeps_a_few_bytes_of_every_box(tmp_path: Path, monkeypatch: p
     for boxes in (4, 20, 100):  # the first fills what Python keeps
         formats.write(made(40, boxes), tmp_path / f"{boxes}", format)
         peaks.append(peak(formats.read, tmp_path / f"{boxes}", format=format, annotations_only=True))
-    assert peaks[2] - peaks[1] < OF_BOX * 40 * (100 - 20)
+    assert peaks[2] - peaks[1] < kept * 40 * (100 - 20)
 
 
 @pytest.mark.parametrize("format", ["voc", "yolo", "flickr30k"])

@@ -1,7 +1,6 @@
 """The annotations of a COCO file: checked column by column, and then made into rows.
 
-What is kept of each in memory is a few bytes: which image and category it belongs to, and whether it is sound. The rest waits
-on disk, column by column, until all is checked. Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
+They wait on disk, column by column, until all is checked: in memory are those of one chunk. Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
 None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
 """
 
@@ -10,9 +9,9 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, compress, count, repeat
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +29,7 @@ from db.formats.checks import (
     is_whole,
     short,
 )
-from db.formats.ids import Id64, Known, is_id, repeated_ids
+from db.formats.ids import Id64, IdList, Known, is_id
 from db.formats.jsonstream import Chunk, JsonFile
 from db.records import XYXY, Box, Image
 from db.spool import Blocks
@@ -125,30 +124,48 @@ def _rest(
 
 @dataclass
 class Part:
-    """Annotations that were read together."""
+    """Annotations that were read together: where they are, and in which blocks is what is known of them."""
 
     start: int  # in bytes
     end: int
-    ids: NDArray[Any]  # whole numbers; objects where some are texts or none at all
-    referred: NDArray[np.int64] | None  # (2, n): ids of image and category; None for what is looked at one by one
-    numbers: NDArray[np.float64] | None  # `Columns.table`
-    block: int | None  # where its columns are; None for what is read again from the file
-    images: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))  # ordinals, once they are known
-    categories: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
-    sound: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    count: int
+    columns: int | None = None  # `Columns`; None for what is read again from the file
+    keys: int | None = None  # `Keys`; None for what is looked at one by one
+    found: int = -1  # `Found`, once they were checked
+
+
+class Keys(NamedTuple):
+    """What is checked of many annotations at once."""
+
+    referred: NDArray[np.int64]  # (2, n): ids of image and category
+    numbers: NDArray[np.float64]  # `Columns.table`
 
     @classmethod
-    def of(cls, chunk: Chunk, blocks: Blocks) -> Part:
-        items, keys, numbers, block = chunk.items, None, None, None
-        if isinstance(items[0], Annotation):  # and so are all others
-            columns = Columns.of(items)
-            numbers, block = columns.table(), blocks.append(msgspec.msgpack.encode(columns))
-            keys = _whole([[a.id for a in items], [a.image_id for a in items], [a.category_id for a in items]])
-        if keys is not None:
-            return cls(chunk.start, chunk.end, keys[0], keys[1:], numbers, block)
-        ids = np.empty(len(items), object)
-        ids[:] = [own if is_id(own := get(item, "id")) else None for item in items]
-        return cls(chunk.start, chunk.end, ids, None, None, block)
+    def of(cls, data: bytes, count: int) -> Keys:
+        return cls(_table(data, np.int64, (2, count)), _table(data, np.float64, (5, count), 16 * count))
+
+    def data(self) -> bytes:
+        return self.referred.tobytes() + self.numbers.tobytes()
+
+
+class Found(NamedTuple):
+    """What annotations belong to, by ordinals, and whether they are sound."""
+
+    images: NDArray[np.int32]
+    categories: NDArray[np.int32]
+    sound: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, data: bytes, count: int) -> Found:
+        images, categories = _table(data, np.int32, (2, count))
+        return cls(images, categories, _table(data, np.bool_, (count,), 8 * count))
+
+    def data(self) -> bytes:
+        return self.images.tobytes() + self.categories.tobytes() + self.sound.tobytes()
+
+
+def _table(data: bytes, kind: type[np.generic], shape: tuple[int, ...], start: int = 0) -> NDArray[Any]:
+    return np.frombuffer(data, kind, math.prod(shape), start).reshape(shape)
 
 
 def _whole(columns: list[list[Any]]) -> NDArray[np.int64] | None:
@@ -177,10 +194,22 @@ class Annotations:
         self._forbidden, self._objection = forbidden, objection
         self._parts: list[Part] = []
         self._blocks = Blocks()
+        self._ids = IdList()
 
     def add(self, chunk: Chunk) -> None:
-        if chunk.items:
-            self._parts.append(Part.of(chunk, self._blocks))
+        items = chunk.items
+        if not items:
+            return
+        part = Part(chunk.start, chunk.end, len(items))
+        if isinstance(items[0], Annotation):  # and so are all others
+            self._ids.extend([a.id for a in items])
+            columns = Columns.of(items)
+            part.columns = self._blocks.append(msgspec.msgpack.encode(columns))
+            referred = _whole([[a.image_id for a in items], [a.category_id for a in items]])
+            part.keys = None if referred is None else self._blocks.append(Keys(referred, columns.table()).data())
+        else:
+            self._ids.extend([own if is_id(own := get(item, "id")) else None for item in items])
+        self._parts.append(part)
 
     def _items(self, part: Part) -> list[Any]:
         return self._file.again(part.start, part.end, Annotation)
@@ -188,55 +217,50 @@ class Annotations:
     def check(self, known: Known) -> int:
         """Find what each belongs to; the unsound become faults. Returns how many are sound."""
         self._known = known
-        sizes = np.array(known.sizes or [(0, 0)], np.float64)
-        repeated = repeated_ids([part.ids for part in self._parts])
-        first = 0
+        sizes = np.array(known.sizes or [0, 0], np.float64).reshape(-1, 2)
+        repeated = self._ids.repeated()
+        first = sound = 0
         for part in self._parts:
-            again = repeated[first : first + len(part.ids)]
-            if part.referred is not None and part.numbers is not None:
-                self._check_columns(part, part.referred, part.numbers, again, sizes)
-            else:
-                part.images, part.categories = np.full((2, len(part.ids)), -1, np.int32)
-                part.sound = np.zeros(len(part.ids), np.bool_)
-            self._check_rest(part, first, again)
-            first += len(part.ids)
-            part.ids, part.referred, part.numbers = part.ids[:0], None, None
-        self._known = Known(0)
-        return sum(int(part.sound.sum()) for part in self._parts)
+            again = np.zeros(part.count, np.bool_)
+            again[repeated[slice(*np.searchsorted(repeated, (first, first + part.count)))] - first] = True
+            found = self._checked(part, again, sizes)
+            self._check_rest(part, found, first, again)
+            part.found = self._blocks.append(found.data())
+            sound += int(found.sound.sum())
+            first += part.count
+        self._known, self._ids = Known(0), IdList()
+        return sound
 
-    def _check_columns(
-        self,
-        part: Part,
-        referred: NDArray[np.int64],
-        numbers: NDArray[np.float64],
-        again: NDArray[np.bool_],
-        sizes: NDArray[np.float64],
-    ) -> None:
-        """As `_sound`, for all at once."""
-        part.images = self._known.images.ordinals(referred[0])
-        part.categories = self._known.categories.ordinals(referred[1])
-        width, height = sizes[np.maximum(part.images - self._known.first, 0)].T
+    def _checked(self, part: Part, again: NDArray[np.bool_], sizes: NDArray[np.float64]) -> Found:
+        """As `_sound`, for all at once; nothing is known to be sound of what is looked at one by one."""
+        if part.keys is None:
+            images, categories = np.full((2, part.count), -1, np.int32)
+            return Found(images, categories, np.zeros(part.count, np.bool_))
+        referred, numbers = Keys.of(self._blocks[part.keys], part.count)
+        images = self._known.images.ordinals(referred[0])
+        categories = self._known.categories.ordinals(referred[1])
+        width, height = sizes[np.maximum(images - self._known.first, 0)].T
         x, y, w, h, area = numbers
         right, bottom = x + w, y + h
         inside = (x >= -SLACK) & (y >= -SLACK) & (right <= width + SLACK) & (bottom <= height + SLACK)
         whole = (right > x) & (bottom > y) & ~(np.abs(area) > LARGEST)
-        there = (part.images >= 0) & (part.categories >= 0)
-        part.sound = there & inside & whole & ~again & ~self._forbidden(part.images, part.categories)
+        there = (images >= 0) & (categories >= 0)
+        return Found(images, categories, there & inside & whole & ~again & ~self._forbidden(images, categories))
 
-    def _check_rest(self, part: Part, first: int, again: NDArray[np.bool_]) -> None:
+    def _check_rest(self, part: Part, found: Found, first: int, again: NDArray[np.bool_]) -> None:
         """What is not known to be sound, one by one."""
-        doubtful = np.flatnonzero(~part.sound).tolist()
+        doubtful = np.flatnonzero(~found.sound).tolist()
         items = self._items(part) if doubtful else []
         for place in doubtful:
             raw = items[place]
             if self._sound(first + place, raw, bool(again[place])):
-                part.images[place] = self._known.images.ordinal[get(raw, "image_id")]
-                part.categories[place] = self._known.categories.ordinal[get(raw, "category_id")]
-                part.sound[place] = self._permitted(part, place, first + place, raw)
+                found.images[place] = self._known.images.ordinal[get(raw, "image_id")]
+                found.categories[place] = self._known.categories.ordinal[get(raw, "category_id")]
+                found.sound[place] = self._permitted(found, place, first + place, raw)
 
-    def _permitted(self, part: Part, place: int, number: int, raw: Any) -> bool:
+    def _permitted(self, found: Found, place: int, number: int, raw: Any) -> bool:
         one = slice(place, place + 1)
-        forbidden = bool(self._forbidden(part.images[one], part.categories[one])[0])
+        forbidden = bool(self._forbidden(found.images[one], found.categories[one])[0])
         if forbidden:
             seen, expected = self._objection
             item = f"annotation id {short(get(raw, 'id'))} (#{number})"
@@ -285,20 +309,21 @@ class Annotations:
     def _rows_by_part(self, first: Firsts) -> Iterator[Iterable[BoxRow]]:
         ordinal = first.box
         for part in self._parts:
-            images = (part.images + np.int64(first.image))[part.sound].tolist()
-            categories = (part.categories + np.int64(first.category))[part.sound].tolist()
-            found = self._found(part)
-            if isinstance(found, Columns):
-                yield from found.only(part.sound).rows(ordinal, images, categories)
+            found = Found.of(self._blocks[part.found], part.count)
+            images = (found.images + np.int64(first.image))[found.sound].tolist()
+            categories = (found.categories + np.int64(first.category))[found.sound].tolist()
+            whole = self._whole(part)
+            if isinstance(whole, Columns):
+                yield from whole.only(found.sound).rows(ordinal, images, categories)
             else:
-                sound = compress(found, part.sound.tolist())
+                sound = compress(whole, found.sound.tolist())
                 yield (box_row(_loose(*one), Firsts()) for one in zip(count(ordinal), sound, images, categories))
             ordinal += len(images)
 
-    def _found(self, part: Part) -> Columns | list[Any]:
+    def _whole(self, part: Part) -> Columns | list[Any]:
         """The annotations of a part by columns; as they are where some have other fields."""
-        if part.block is not None:
-            return msgspec.msgpack.decode(self._blocks[part.block], type=Columns)
+        if part.columns is not None:
+            return msgspec.msgpack.decode(self._blocks[part.columns], type=Columns)
         items = self._items(part)  # perhaps read in another way than at first: together with what cannot be
         return Columns.of(items) if isinstance(items[0], Annotation) else items
 

@@ -10,7 +10,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, TypeGuard
+from itertools import chain
+from typing import Annotated, Any, TypeGuard, cast
 
 import msgspec
 import numpy as np
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 
 from db.formats.checks import WHOLE, is_encodable, is_whole
 from db.records import Image
+from db.spool import Blocks
 
 Id = int | str
 Id64 = Annotated[int, msgspec.Meta(ge=-WHOLE, le=WHOLE - 1)] | str
+BUCKET = 500_000  # ids that are compared with each other at once
+NUMBERS, TEXTS = b"n", b"t"  # what begins a block of ids
 DENSE = 16  # numbers between the first and the last id, for every id, up to which a table is made of them
 
 
@@ -32,16 +36,73 @@ def is_id(value: object) -> TypeGuard[Id]:
 # As they were read
 
 
-def array_of(ids: list[Id | None]) -> NDArray[Any]:
-    """Whole numbers; objects where some are texts or none at all."""
-    if all(type(own) is int for own in ids):
-        return np.array(ids, np.int64)
-    found = np.empty(len(ids), object)
-    found[:] = ids
-    return found
+class IdList:
+    """Ids in the order of a file, on disk; None for what has none."""
+
+    def __init__(self) -> None:
+        self._blocks = Blocks()
+        self._count, self._last = 0, -WHOLE - 1
+        self._texts, self._ascend = False, True
+
+    def __len__(self) -> int:
+        return self._count
+
+    def extend(self, ids: list[Id | None]) -> None:
+        try:
+            whole = array("q", cast(list[int], ids))
+        except TypeError:
+            self._texts = True
+            self._blocks.append(TEXTS + msgspec.msgpack.encode(ids))
+        else:
+            values = np.frombuffer(whole, np.int64)
+            self._ascend &= not whole or (whole[0] > self._last and bool((values[1:] > values[:-1]).all()))
+            self._last = whole[-1] if whole else self._last
+            self._blocks.append(NUMBERS + whole.tobytes())
+        self._count += len(ids)
+
+    def arrays(self) -> Iterator[NDArray[Any]]:
+        """Block by block: whole numbers; objects where some are texts or none at all."""
+        for number in range(len(self._blocks)):
+            data = self._blocks[number]
+            if data.startswith(NUMBERS):
+                yield np.frombuffer(data, np.int64, offset=len(NUMBERS))
+            else:
+                yield np.array(msgspec.msgpack.decode(data[len(TEXTS) :]), object)
+
+    def repeated(self) -> NDArray[np.int64]:
+        """The places of those that came before, in ascending order. Some hundred thousand are in memory at once."""
+        if self._ascend and not self._texts:
+            return np.empty(0, np.int64)
+        buckets = 1 + self._count // BUCKET
+        find = self._repeated_values if self._texts else self._repeated_numbers
+        return np.sort(np.concatenate([find(bucket, buckets) for bucket in range(buckets)]))
+
+    def _repeated_numbers(self, bucket: int, buckets: int) -> NDArray[np.int64]:
+        """Of the ids with one remainder."""
+        first, ids, places = 0, [], []
+        for array_ in self.arrays():
+            chosen = np.flatnonzero(array_ % buckets == bucket) if buckets > 1 else np.arange(len(array_))
+            ids.append(array_[chosen])
+            places.append(chosen + first)
+            first += len(array_)
+        whole = np.concatenate(ids)
+        order = np.argsort(whole, kind="stable")
+        again = whole[order[1:]] == whole[order[:-1]]
+        return np.concatenate(places)[order[1:][again]]
+
+    def _repeated_values(self, bucket: int, buckets: int) -> NDArray[np.int64]:
+        seen: set[Id] = set()
+        found = []
+        values = chain.from_iterable(array_.tolist() for array_ in self.arrays())
+        for place, own in enumerate(values):
+            if own is not None and hash(own) % buckets == bucket:
+                if own in seen:
+                    found.append(place)
+                seen.add(own)
+        return np.array(found, np.int64)
 
 
-def places_of(ids: list[NDArray[Any]]) -> Callable[[Id], int]:
+def places_of(ids: Iterable[NDArray[Any]]) -> Callable[[Id], int]:
     """Gives the place of an id in a list, -1 for what is not there: sixteen bytes each where all are whole numbers."""
     whole = np.concatenate([np.empty(0, np.int64), *ids])
     if whole.dtype == object:
@@ -55,24 +116,6 @@ def places_of(ids: list[NDArray[Any]]) -> Callable[[Id], int]:
         return places[at] if at < len(known) and known[at] == own else -1
 
     return place
-
-
-def repeated_ids(ids: list[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which of the ids came before."""
-    whole = np.concatenate(ids) if ids else np.empty(0, np.int64)
-    found = np.zeros(len(whole), np.bool_)
-    if whole.dtype != object and (whole[1:] > whole[:-1]).all():
-        return found
-    if whole.dtype == object:
-        seen: set[Any] = set()
-        for place, own in enumerate(whole.tolist()):
-            found[place] = own in seen
-            seen |= set() if own is None else {own}
-    else:
-        order = np.argsort(whole, kind="stable")
-        ordered = whole[order]
-        found[order[1:][ordered[1:] == ordered[:-1]]] = True
-    return found
 
 
 class Index:
@@ -122,19 +165,20 @@ class Known:
     first: int
     images: Index = field(default_factory=Index)
     categories: Index = field(default_factory=Index)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
+    sizes: array[int] = field(default_factory=lambda: array("q"))  # widths and heights, in turn
 
     def add(self, image: Image) -> None:
         assert image.source_id is not None
         self.images.add(image.source_id, image.id)
-        self.sizes.append((image.width, image.height))
+        self.sizes.extend((image.width, image.height))
 
     def image(self, own: object) -> Image | None:
         """The image with this id, without its name."""
         ordinal = self.images.ordinal.get(own) if is_id(own) else None
         if ordinal is None:
             return None
-        width, height = self.sizes[ordinal - self.first]
+        place = 2 * (ordinal - self.first)
+        width, height = self.sizes[place : place + 2]
         return Image(id=ordinal, file_name="", width=width, height=height)
 
 
@@ -223,7 +267,7 @@ class Numbers:
         return ids
 
 
-def numbered(items: Iterator[tuple[int, Id | None]]) -> dict[int, Id]:
+def numbered(items: Iterable[tuple[int, Id | None]]) -> dict[int, Id]:
     """Ids by ordinal: those given, and numbers after the largest for what has none."""
     known = dict(items)
     last = max((value for value in known.values() if isinstance(value, int)), default=0)

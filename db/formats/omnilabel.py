@@ -20,13 +20,12 @@ from typing import IO, Any, TypeVar
 import msgspec
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from db.bulk import batched
 from db.document import Document
 from db.formats import coco
 from db.formats.checks import Faults, check_box, check_size, check_storable, climbs, is_number, is_text, short
-from db.formats.ids import Id, Id64, Known, Next, Numbers, Pairs, array_of, is_id, places_of, repeated_ids
+from db.formats.ids import Id, Id64, IdList, Known, Next, Numbers, Pairs, is_id, places_of
 from db.formats.jsonstream import Chunk, JsonFile
 from db.formats.reading import objects, picture_size, without
 from db.formats.writing import carried, side_by_side
@@ -82,11 +81,11 @@ class _List:
     def __init__(self, file: JsonFile, kind: str) -> None:
         self._file, self._kind = file, kind
         self._chunks: list[Chunk] = []
-        self.ids: list[NDArray[Any]] = []  # whole numbers; objects where some are texts or none at all
+        self.ids = IdList()
 
     def add(self, chunk: Chunk) -> None:
         self._chunks.append(chunk._replace(items=[]))
-        self.ids.append(array_of([_id(item) for item in chunk.items]))
+        self.ids.extend([_id(item) for item in chunk.items])
 
     def objects(self, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
         """Those of the list with their places; what is no object becomes a fault."""
@@ -95,10 +94,10 @@ class _List:
 
     def identified(self, faults: Faults) -> Iterator[tuple[str, dict[str, Any]]]:
         """The objects with an id of their own and names such as "annotation id 7"; the others become faults."""
-        repeated = repeated_ids(self.ids)
+        repeated = set(self.ids.repeated().tolist())
         for number, raw in self.objects(faults):
             own = raw.get("id")
-            if is_id(own) and not repeated[number]:
+            if is_id(own) and number not in repeated:
                 yield f"{self._kind} id {short(own)}", raw
             else:
                 faults.add(f"{self._kind} #{number}", f"id {short(own)}", f"an id that no other {self._kind} has")
@@ -127,7 +126,7 @@ class _File:
         """Add the sound images, boxes and phrases; the others become faults."""
         lists = self._scanned()
         self._images(lists.pop("images"))
-        self._place_of = places_of(lists["descriptions"].ids)
+        self._place_of = places_of(lists["descriptions"].ids.arrays())
         for item, raw in lists.pop("annotations").identified(self.faults):
             self._annotation(item, raw)
         for item, raw in lists.pop("descriptions").identified(self.faults):

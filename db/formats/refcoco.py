@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from db.bulk import batched
 from db.codec import Firsts, source_id_in
@@ -26,7 +25,7 @@ from db.document import Document
 from db.errors import WinnowError
 from db.formats import coco, pickles
 from db.formats.checks import Faults, check_storable, is_split, is_text, short
-from db.formats.ids import Next, Numbers, array_of, is_id, places_of, repeated_ids
+from db.formats.ids import IdList, Next, Numbers, is_id, places_of
 from db.formats.jsonstream import JsonFile
 from db.formats.reading import entries, objects, without
 from db.formats.writing import side_by_side, with_unique_ids
@@ -93,9 +92,9 @@ class _Place(NamedTuple):
 class _Boxes:
     """The boxes of a document that some ids name, of which there may be many more."""
 
-    def __init__(self, document: Document, named: list[NDArray[Any]]) -> None:
-        self._place_of = places_of(named)
-        self._table = np.full((sum(map(len, named)), 3), -1)
+    def __init__(self, document: Document, named: IdList) -> None:
+        self._place_of = places_of(named.arrays())
+        self._table = np.full((len(named), 3), -1)
         for row in document.box_rows(Firsts()):
             own = source_id_in(row[3])
             place = -1 if own is None else self._place_of(own)
@@ -116,7 +115,7 @@ class _Reader:
         self.phrases: Spool[Phrase] = Spool(Phrase)
         self._references = _references(path)
         named, own = self._ids()
-        self._boxes, self._repeated = _Boxes(document, named), repeated_ids(own)
+        self._boxes, self._repeated = _Boxes(document, named), set(own.repeated().tolist())
         self._images = Numbers(Next(lambda: ()))
         self._splits = array("I")  # by image, places in `_names`
         self._names = [""]
@@ -129,18 +128,18 @@ class _Reader:
         """That of the first reference to something in an image."""
         return self._names[self._splits[image]]
 
-    def _ids(self) -> tuple[list[NDArray[Any]], ...]:
+    def _ids(self) -> tuple[IdList, IdList]:
         """Of every reference, the id of its annotation and its own."""
-        found: tuple[list[NDArray[Any]], ...] = ([], [])
+        found = (IdList(), IdList())
         for some in batched(self._references(), BATCH):
             for key, into in zip(("ann_id", "ref_id"), found, strict=True):
                 ids = (ref.get(key) if isinstance(ref, dict) else None for ref in some)
-                into.append(array_of([own if is_id(own) else None for own in ids]))
+                into.extend([own if is_id(own) else None for own in ids])
         return found
 
     def read(self) -> None:
         for number, ref in objects(self.faults, self._references(), "reference"):
-            if not is_id(ref.get("ref_id")) or self._repeated[number]:
+            if not is_id(ref.get("ref_id")) or number in self._repeated:
                 seen = f"ref_id {short(ref.get('ref_id'))}"
                 self.faults.add(f"reference #{number}", seen, "an id that no other reference has")
             else:
