@@ -102,6 +102,11 @@ def test_arrays_that_came_long_ago_too(tmp_path: Path, protocol: int) -> None:
     assert found == [{"box": [i, i + 1, i + 2, i + 3], "crowd": i} for i in range(20)]
 
 
+def test_an_array_of_nothing_takes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.p").write_bytes(pickle.dumps([np.empty((10**9, 0)), np.empty((0, 4))], protocol=4))
+    assert list(pickles.read(tmp_path / "a.p", list, "a list")) == [[], []]
+
+
 def doubled(depth: int) -> list[Any]:
     value: list[Any] = ["x"]
     for _ in range(depth):
@@ -126,6 +131,7 @@ def deep() -> bytes:
         (pickle.dumps(cycle()), "recursion"),
         (deep(), "recursion|nested"),
         (b"\x80\x04\x8d" + (2**40).to_bytes(8, "little"), "not readable"),
+        (b"\x80\x05\x96" + (2**36).to_bytes(8, "little"), "not readable"),
         (b"]q\x00(h\x07e.", "Memo value not found at index 7"),
         (b"]r\xff\xff\xff\x7fa.", "not readable"),
         (pickle.dumps([1] * 99)[:-9], "not readable"),

@@ -29,7 +29,7 @@ ENTRIES = 500  # that are put on disk at once; the pickles that Python writes ad
 TOGETHER = 64  # values of the memo that are put on disk at once
 REPEATED = 10_000_000  # values that may be there because others are referred to, besides one for each byte
 KINDS = "biuf"  # of numbers: truth values, whole and floating ones
-CHANGED = {list, tuple, set, frozenset, dict, bytes, bytearray}  # types that JSON has not, or that may hold them
+CHANGED = {list, tuple, set, frozenset, dict, bytes}  # types that JSON has not, or that may hold them
 
 
 # What NumPy's classes and functions are replaced by
@@ -73,7 +73,8 @@ def _set_state(value: Any, state: Any) -> None:
             type(n) is int and n >= 0 for n in shape
         ):
             numbers = _numbers(kind, data, math.prod(shape))
-            value[:] = np.reshape(numbers, shape, order="F" if fortran else "C").tolist() if shape else numbers.tolist()
+            nested = np.reshape(numbers, shape, order="F" if fortran else "C") if shape else numbers
+            value[:] = nested.tolist() if len(numbers) else []  # whatever the shape of nothing
         case [str(), str()], (_, str(order), *_):
             value[0] = ">" if order == ">" else "<"
         case _:
@@ -169,6 +170,7 @@ class _Unpickler(Base):  # type: ignore[misc]
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
+    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as it is told, which may be all memory
 
     def load(self) -> Any:
         value = super().load()
@@ -189,7 +191,7 @@ class _Unpickler(Base):  # type: ignore[misc]
             self.memo.settle()
 
     def _plain(self, value: Any) -> Any:
-        if isinstance(value, bytes | bytearray):
+        if isinstance(value, bytes):
             return value.decode("latin-1")
         if type(value) not in CHANGED:
             return value

@@ -193,7 +193,10 @@ def _watched(home: Path, pid: int) -> Iterator[list[tuple[float, float]]]:
 
     def look() -> None:
         while not over.wait(0.5) or not seen:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            try:
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            except OSError:
+                return
             log = home / "winnow.db-wal"
             seen.append((pages * os.sysconf("SC_PAGE_SIZE") / 2**20, log.stat().st_size / 2**20 if log.exists() else 0))
 
@@ -204,3 +207,5 @@ def _watched(home: Path, pid: int) -> Iterator[list[tuple[float, float]]]:
     finally:
         over.set()
         watcher.join()
+    if not seen:
+        raise WinnowError(f"The memory of process {pid} is not in /proc: the studio ended, or this is not Linux.")
