@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
@@ -228,6 +229,21 @@ def test_refcoco_comes_back_as_it_was(tmp_path: Path, store: Store, name: str) -
     assert content(again) == content(document)
     assert json.loads((tmp_path / "out/refs(winnow).json").read_text()) == references()
     assert json.loads((tmp_path / "out/instances.json").read_text()) == instances()
+
+
+def test_a_reference_whose_phrases_got_different_boxes_is_written_as_several(tmp_path: Path) -> None:
+    whole = instances()
+    whole["annotations"].append(whole["annotations"][0] | {"id": 10})
+    (tmp_path / "instances.json").write_text(json.dumps(whole))
+    (tmp_path / "refs(unc).json").write_text(json.dumps(references()))
+    document = formats.read(tmp_path, annotations_only=True)
+    first, second = document.phrases()
+    moved = [first, msgspec.structs.replace(second, box_ids=(1,))]
+    formats.write(replace(document, phrases=lambda: moved), tmp_path / "out", "refcoco")
+    again = formats.read(tmp_path / "out", annotations_only=True)
+    assert again.faults == [] and [phrase.box_ids for phrase in again.phrases()] == [(0,), (1,)]
+    written = json.loads((tmp_path / "out/refs(winnow).json").read_text())
+    assert [(ref["ref_id"], ref["ann_id"]) for ref in written] == [(0, 9), (1, 10)]
 
 
 def test_d3_comes_back_as_it_was_with_arrays_as_lists(tmp_path: Path, store: Store) -> None:

@@ -1,7 +1,8 @@
 """The annotations of a COCO file: checked column by column, and then made into rows.
 
-They wait on disk, column by column, until all is checked: in memory are those of one chunk. Only items that have a fault, and files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as
-None in the `extra` of a box, and so are an `area` or a `segmentation` that is null.
+They wait on disk, column by column, until all is checked: in memory are those of one chunk. Only items that have a fault, and
+files whose annotations have unusual fields, are looked at one by one. A missing `iscrowd` is noted as None in the `extra` of a
+box, and so are an `area` or a `segmentation` that is null.
 """
 
 from __future__ import annotations

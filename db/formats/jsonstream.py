@@ -67,8 +67,9 @@ class JsonFile:
     def items(self, kind: Any) -> Iterator[Chunk]:
         """The chunks of a list that is the whole file, at least one, of items as in `scan`.
 
-        Raises BadDataset for what is no JSON list.
+        Raises BadDataset for what is no JSON list, and where the file is another by now.
         """
+        self._check_unchanged()
         with self.path.open("rb") as file:
             reader = _Reader(self, file)
             reader.check_top(b"[")
@@ -77,8 +78,7 @@ class JsonFile:
 
     def again(self, start: int, end: int, kind: Any) -> list[Any]:
         """The items of a chunk that was there before. Raises BadDataset where the file is another by now."""
-        if _stamp(self.path) != self._stamp:
-            raise self.broken("changed while it was read")
+        self._check_unchanged()
         with self.path.open("rb") as file:
             file.seek(start)
             data = b"[%b]" % file.read(end - start)
@@ -91,6 +91,10 @@ class JsonFile:
             return list(json.loads(data))
         except (ValueError, RecursionError) as error:
             raise self.broken(f"not as it was a moment ago: {error}") from error
+
+    def _check_unchanged(self) -> None:
+        if _stamp(self.path) != self._stamp:
+            raise self.broken("changed while it was read")
 
     def broken(self, seen: str) -> BadDataset:
         """The error for a file of which nothing can be read."""
