@@ -146,6 +146,14 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path, stor
     assert store.datasets.list() == []
 
 
+def test_a_fault_with_a_character_that_cannot_be_stored_is_stored(tmp_path: Path, store: Store) -> None:
+    whole = json.loads(annotated(tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({"\ud800": 1, "\0": "\ud800", **whole}))
+    document = formats.read(tmp_path / "a.json", annotations_only=True)
+    dataset = store.datasets.import_document(document, "odd", skip_bad=True)
+    assert document.faults[0].item.startswith("the fields \\ud800, \\0") and dataset.images == 1
+
+
 def test_without_room_for_what_is_put_aside_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = annotated(tmp_path / "a.json")
     monkeypatch.setattr(jsonstream, "CHUNK", 400)

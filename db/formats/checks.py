@@ -43,7 +43,13 @@ class Faults(list[Fault]):
         self.file = file
 
     def add(self, item: str, seen: str, expected: str) -> None:
-        self.append(Fault(file=self.file, item=item, seen=seen, expected=expected))
+        told = {"file": self.file, "item": item, "seen": seen, "expected": expected}
+        self.append(Fault(**{key: _storable(text) for key, text in told.items()}))
+
+
+def _storable(text: str) -> str:
+    """The text with escapes for what no database keeps: a key or a file name may have halves of surrogate pairs, or a NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def is_number(value: object) -> bool:
